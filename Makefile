@@ -1,0 +1,54 @@
+# `make help` lists the targets. Variables to override: PYTHON, TORCH, FASTGAN_BUILD, DEMO.
+PYTHON ?= python3
+# What pip is asked for, as requirements: for instance TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+# auto, off, cpu or cuda: what setup.py compiles
+FASTGAN_BUILD ?= auto
+DEMO ?= train cgan --data digits --out runs/demo --overwrite
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
+
+export FASTGAN_BUILD
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench gpu clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+install: $(STAMP)  ## create .venv and install fastgan in it, compiled parts included where they can be built
+
+$(STAMP): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) 'setuptools>=77' wheel ninja
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-build-isolation -e '.[train,test,bench]'
+	@$(BIN)/python -c "from fastgan.native import build_info; [print(f'{k}: {v}') for k, v in build_info().items()]"
+	@touch $@
+
+demo: install  ## train a small conditional GAN on scikit-learn's digits
+	$(BIN)/fastgan $(DEMO)
+
+test: install  ## run every test, the slow ones included
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+
+check: install  ## lint, formatting, types, structure, the README's examples
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy fastgan
+	$(BIN)/python -m pytest -q tests/test_structure.py
+	if [ -f README.md ]; then $(BIN)/python -m doctest -o ELLIPSIS -o NORMALIZE_WHITESPACE README.md; fi
+
+bench: install  ## compare every case of bench/ with torch on this machine
+	$(BIN)/python -m bench
+
+gpu:  ## on a GPU machine whose python3 holds torch: everything that needs the GPU (no venv, no network)
+	bash bench/gpu.sh
+
+clean:  ## remove what was built and cached, .venv included
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -f fastgan/*.so fastgan/_build_info.py
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+"""fastgan: fast transposed convolutions, fused batch norm + activation and sigmoid-BCE for PyTorch, and the GANs built
+on them."""
+
+from fastgan import dispatch, functional, models, nn
+from fastgan.dispatch import BackendError, use_backend
+from fastgan.native import build_info
+from fastgan.nn.surgery import accelerate, restore
+from fastgan.version import __version__
+
+__all__ = [
+    "BackendError",
+    "__version__",
+    "accelerate",
+    "build_info",
+    "dispatch",
+    "functional",
+    "models",
+    "nn",
+    "restore",
+    "use_backend",
+]

@@ -1,0 +1,162 @@
+"""The op library and the choice of backend.
+
+Every op of fastgan is a dispatcher op, ``torch.ops.fastgan.<op>``, with one row of backends: ``reference`` (plain
+torch, always there), ``triton`` and, for some ops, ``native`` (compiled C++/CUDA). :func:`select` picks one per call:
+the backend forced by :func:`use_backend` (or the environment variable ``FASTGAN_BACKEND``, read once at import), else
+the first whose measurements say that it is the fastest on that device and that supports the arguments. A backend that
+cannot run is a reason in words, never an exception that somebody swallows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["BACKENDS", "Backend", "BackendError", "define", "select", "trace", "use_backend", "why_not"]
+
+BACKENDS = ("reference", "triton", "native")
+LIBRARY = torch.library.Library("fastgan", "DEF")
+
+
+class BackendError(RuntimeError):
+    """The backend that was asked for cannot run an op; the message says why."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute an op.
+
+    Attributes:
+        name: one of :data:`BACKENDS`.
+        run: the implementation; takes the op's arguments.
+        supports: takes the op's arguments and returns ``None``, or the reason why it cannot run them.
+        auto_on: device types ("cpu", "cuda") where committed measurements (bench/results) show that it is at least
+            as fast as the reference, so that it is chosen without being asked for.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    supports: Callable[..., str | None]
+    auto_on: frozenset[str] = frozenset()
+
+
+_table: dict[str, dict[str, Backend]] = {}
+_traces: list[list[tuple[str, str]]] = []
+_forced: str | None = None
+
+
+def _check_name(name: str, origin: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{origin}: unknown backend {name!r}, expected one of {', '.join(map(repr, BACKENDS))}")
+    return name
+
+
+if os.environ.get("FASTGAN_BACKEND"):
+    _forced = _check_name(os.environ["FASTGAN_BACKEND"], "FASTGAN_BACKEND")
+
+
+def always(*_args: Any) -> str | None:
+    """``supports`` of the reference: it runs everything."""
+    return None
+
+
+def define(schema: str, fake: Callable[..., Any], backends: Sequence[Backend]) -> None:
+    """Define ``torch.ops.fastgan.<op>``.
+
+    Args:
+        schema: the op's schema, without defaults, as ``torch.library.Library.define`` takes it.
+        fake: computes shapes, dtypes and strides of the outputs on fake tensors (compile, export, opcheck).
+        backends: the op's row of backends; the order is the order of preference.
+    """
+    op = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(op, functools.partial(_run, op), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastgan::{op}", fake, lib=LIBRARY)
+    _table[op] = {backend.name: backend for backend in backends}
+
+
+def _run(op: str, *args: Any) -> Any:
+    backend = select(op, *args)
+    for calls in _traces:
+        calls.append((op, backend.name))
+    return backend.run(*args)
+
+
+def select(op: str, *args: Any) -> Backend:
+    """The backend that runs ``op`` on these arguments.
+
+    Raises:
+        BackendError: a backend was forced and cannot run them.
+    """
+    row = _table[op]
+    if _forced is not None:
+        reason = _reason(op, _forced, args)
+        if reason is not None:
+            raise BackendError(f"fastgan: {op} cannot run on the backend {_forced!r} that was asked for: {reason}")
+        return row[_forced]
+    device = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
+    for backend in row.values():
+        if device in backend.auto_on and backend.supports(*args) is None:
+            return backend
+    return row["reference"]
+
+
+def _reason(op: str, name: str, args: tuple[Any, ...]) -> str | None:
+    backend = _table[op].get(name)
+    return f"{op} has no {name} kernel" if backend is None else backend.supports(*args)
+
+
+def why_not(op: str, *args: Any) -> dict[str, str | None]:
+    """For every backend ``None`` (it can run ``op`` on these arguments) or the reason why it cannot."""
+    return {name: _reason(op, name, args) for name in BACKENDS}
+
+
+def op_names() -> tuple[str, ...]:
+    """The names of all ops in ``torch.ops.fastgan``."""
+    return tuple(_table)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force one backend inside the ``with`` block, backward passes included (they run where the block is active).
+
+    The setting holds for the whole process, because autograd runs backward passes of CUDA tensors on threads of its
+    own. Ops that the backend cannot run raise :class:`BackendError` with the reason; there is no silent fallback.
+
+    Args:
+        name: "reference", "triton" or "native".
+
+    Raises:
+        ValueError: unknown name.
+
+    Example:
+        >>> import torch, fastgan
+        >>> with fastgan.use_backend("reference"):
+        ...     y = fastgan.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))
+        >>> y.item()
+        9.0
+    """
+    global _forced
+    previous, _forced = _forced, _check_name(name, "use_backend")
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+@contextlib.contextmanager
+def trace() -> Iterator[list[tuple[str, str]]]:
+    """Record which backend ran: yields a list that collects an ``(op, backend)`` pair per call, in order."""
+    calls: list[tuple[str, str]] = []
+    _traces.append(calls)
+    try:
+        yield calls
+    finally:
+        # by identity: two nested traces can hold equal lists
+        _traces[:] = [other for other in _traces if other is not calls]

@@ -1,0 +1,254 @@
+"""The public contract: one function per op, with ``torch.nn.functional``'s signatures and semantics.
+
+Every function checks its arguments before anything is launched, in torch's own words where torch has them, and calls an
+explicit ``torch.autograd.Function``. Dtypes float64, float32, float16 and bfloat16; any strides. Accumulation is in
+float32 (float64 for float64). Under ``torch.autocast`` convolutions run in the autocast dtype, the loss in float32, and
+batch norm leaves its input as it is, which is torch's policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fastgan.ops.batch_norm_act import autograd as _bn
+from fastgan.ops.batch_norm_act import checks as _bn_checks
+from fastgan.ops.bce_with_logits import autograd as _bce
+from fastgan.ops.bce_with_logits import checks as _bce_checks
+from fastgan.ops.common import activation as _activation
+from fastgan.ops.common.dtypes import autocast_low, autocast_wide
+from fastgan.ops.conv_transpose2d import autograd as _conv
+from fastgan.ops.conv_transpose2d import geometry as _geometry
+
+__all__ = ["batch_norm_act", "binary_cross_entropy_with_logits", "conv2d", "conv_transpose2d"]
+
+Ints = int | Sequence[int]
+
+
+def conv_transpose2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> torch.Tensor:
+    """2-D transposed convolution, as :func:`torch.nn.functional.conv_transpose2d`, and TensorFlow's ``"same"``.
+
+    Every input pixel stamps ``pixel * kernel`` onto the output at the stride; overlaps add; ``padding`` crops the
+    border (Dumoulin & Visin 2016, "A guide to convolution arithmetic", chapter 4).
+
+    Args:
+        input: ``[N, C_in, H, W]`` or ``[C_in, H, W]``.
+        weight: ``[C_in, C_out / groups, kH, kW]``.
+        bias: ``[C_out]`` or None.
+        stride, padding, output_padding, dilation: one int or (height, width). ``padding="same"``: the output is exactly
+            ``input * stride``; ``floor(t / 2)`` rows are cropped before the first one, the rest after,
+            ``t = max(dilation * (k - 1) + 1 - stride, 0)``; a tail that no tap reaches (k < stride) is the bias.
+        groups: blocks of channels that do not mix; divides C_in.
+
+    Returns:
+        ``[N, C_out, H_out, W_out]`` of the input's dtype,
+        ``H_out = (H - 1) * stride - 2 * padding + dilation * (kH - 1) + output_padding + 1``; channels_last when the
+        input or the weight is.
+
+    Raises:
+        RuntimeError: shapes, dtypes, devices, stride, padding, output_padding, dilation or groups do not fit.
+        ValueError: unknown padding string; ``output_padding`` together with ``"same"``.
+        TypeError: an argument of the wrong type, or a dtype that is not floating.
+
+    Gradient order: any.
+
+    Example:
+        >>> import torch
+        >>> conv_transpose2d(torch.ones(1, 8, 4, 4), torch.ones(8, 3, 4, 4), stride=2, padding=1).shape
+        torch.Size([1, 3, 8, 8])
+    """
+    name = "conv_transpose2d"
+    _geometry.check_rank(name, input)
+    if input.dim() == 3:
+        batched = conv_transpose2d(input.unsqueeze(0), weight, bias, stride, padding, output_padding, groups, dilation)
+        return batched.squeeze(0)
+    input, weight, bias = autocast_low(input, weight, bias)
+    _geometry.check_tensors(name, input, weight, bias, groups, transposed=True)
+    steps = _geometry.pair("stride", stride, name)
+    gaps = _geometry.pair("dilation", dilation, name)
+    before, size = _geometry.conv_transpose2d_sizes(
+        tuple(input.shape[2:]),
+        tuple(weight.shape[2:]),
+        steps,
+        padding if isinstance(padding, str) else _geometry.pair("padding", padding, name),
+        _geometry.pair("output_padding", output_padding, name),
+        gaps,
+    )
+    return _conv.ConvTranspose2d.apply(input, weight, bias, size, _geometry.Geometry(steps, before, gaps, groups))
+
+
+def conv2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    """2-D convolution, as :func:`torch.nn.functional.conv2d`, with ``padding="same"`` for any stride (TensorFlow's).
+
+    The adjoint of :func:`conv_transpose2d`: the same weight maps back.
+
+    Args:
+        input: ``[N, C_in, H, W]`` or ``[C_in, H, W]``.
+        weight: ``[C_out, C_in / groups, kH, kW]``.
+        bias: ``[C_out]`` or None.
+        stride, padding, dilation: one int or (height, width). ``padding="same"``: the output is ``ceil(input /
+        stride)``;
+            of ``t = max((H_out - 1) * stride + dilation * (kH - 1) + 1 - H, 0)`` rows of zeros ``floor(t / 2)`` come
+            before the first row and the rest after the last. ``padding="valid"`` is 0.
+        groups: blocks of channels that do not mix; divides C_in and C_out.
+
+    Returns:
+        ``[N, C_out, H_out, W_out]`` of the input's dtype,
+        ``H_out = floor((H + 2 * padding - dilation * (kH - 1) - 1) / stride) + 1``; channels_last when the input or the
+        weight is.
+
+    Raises:
+        RuntimeError: shapes, dtypes, devices, stride, padding, dilation or groups do not fit.
+        ValueError: unknown padding string.
+        TypeError: an argument of the wrong type, or a dtype that is not floating.
+
+    Gradient order: any.
+
+    Example:
+        >>> import torch
+        >>> conv2d(torch.ones(1, 3, 7, 7), torch.ones(8, 3, 4, 4), stride=2, padding="same").shape
+        torch.Size([1, 8, 4, 4])
+    """
+    name = "conv2d"
+    _geometry.check_rank(name, input)
+    if input.dim() == 3:
+        return conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(0)
+    input, weight, bias = autocast_low(input, weight, bias)
+    _geometry.check_tensors(name, input, weight, bias, groups, transposed=False)
+    steps = _geometry.pair("stride", stride, name)
+    gaps = _geometry.pair("dilation", dilation, name)
+    before, size = _geometry.conv2d_sizes(
+        tuple(input.shape[2:]),
+        tuple(weight.shape[2:]),
+        steps,
+        padding if isinstance(padding, str) else _geometry.pair("padding", padding, name),
+        gaps,
+    )
+    return _conv.Conv2d.apply(input, weight, bias, size, _geometry.Geometry(steps, before, gaps, groups))
+
+
+def batch_norm_act(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "relu",
+    negative_slope: float = 0.01,
+) -> torch.Tensor:
+    """Batch norm and an activation in one op: :func:`torch.nn.functional.batch_norm`, then ``activation``.
+
+    ``y = act((x - mean) / sqrt(var + eps) * weight + bias)`` per channel, by batch statistics (biased variance) in
+    training and by the running ones otherwise (Ioffe & Szegedy 2015, algorithms 1 and 2). Backward saves the input and
+    two vectors, no activation-sized tensor.
+
+    Args:
+        input: ``[N, C, ...]``, at least 2 dimensions.
+        running_mean, running_var: ``[C]``; updated in place when ``training`` (the variance unbiased), needed
+        otherwise. weight, bias: ``[C]`` or None (1 and 0); the input's dtype, or float32 with a float16 or bfloat16
+        input. training: use batch statistics.
+        momentum: share of the new statistics in the running ones.
+        eps: added to the variance.
+        activation: "relu", "leaky_relu" or "none". ReLU keeps NaN; at 0 its slope is 0 and LeakyReLU's the negative
+        one. negative_slope: slope of "leaky_relu" for inputs <= 0.
+
+    Returns:
+        A tensor of the input's shape, dtype and strides (as ``torch.empty_like`` gives them).
+
+    Raises:
+        ValueError: one value per channel in training; unknown activation; no running statistics in eval mode.
+        RuntimeError: a vector that does not have C elements, or sits on another device.
+        TypeError: a dtype that does not fit.
+
+    Gradient order: any; second and higher orders run through torch's ops (eager only).
+
+    Example:
+        >>> import torch
+        >>> batch_norm_act(torch.tensor([[1.0], [3.0]]), None, None, training=True, eps=0.0).tolist()
+        [[0.0], [1.0]]
+    """
+    act = _activation.parse(activation)
+    _bn_checks.check(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if training:
+        return _bn.BatchNormActTrain.apply(
+            input, weight, bias, running_mean, running_var, momentum, eps, act, negative_slope
+        )[0]
+    assert running_mean is not None and running_var is not None  # checked above
+    return _bn.evaluate(input, weight, bias, running_mean, running_var, eps, act, negative_slope)
+
+
+def binary_cross_entropy_with_logits(
+    input: torch.Tensor,
+    target: torch.Tensor | float,
+    weight: torch.Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Sigmoid and binary cross entropy in one op, as :func:`torch.nn.functional.binary_cross_entropy_with_logits`.
+
+    ``(1 - t) * x + max(-x, 0) + log1p(exp(-|x|))`` per element; value and gradient in one pass over the data. At
+    infinite logits the result is torch's: NaN where ``0 * inf`` occurs.
+
+    Args:
+        input: logits, any shape.
+        target: probabilities of the input's shape, or a plain number that stands for a tensor full of it (none is
+        made):
+            1.0 for real, 0.0 for fake, 0.9 for smoothed labels.
+        weight: rescales the loss of each element; broadcasts to the input's shape.
+        size_average, reduce: deprecated in torch; they override ``reduction`` as there.
+        reduction: "none", "mean" or "sum".
+        pos_weight: weight of the positive part, broadcasts to the input's shape.
+
+    Returns:
+        A 0-d tensor, or one of the input's shape for ``"none"``; its dtype is the input's (promoted with the target's).
+
+    Raises:
+        ValueError: target and input differ in shape (nothing is broadcast silently); unknown reduction.
+        RuntimeError: weight or pos_weight do not broadcast, sit on another device, or require a gradient.
+        TypeError: a dtype that is not floating, or a target that is neither tensor nor number.
+
+    Gradient order: any, with respect to input and target; second and higher orders run through torch's ops (eager
+    only).
+
+    Example:
+        >>> import torch
+        >>> round(binary_cross_entropy_with_logits(torch.zeros(4), 1.0).item(), 4)
+        0.6931
+    """
+    kind = _bce_checks.parse_reduction(size_average, reduce, reduction)
+    _bce_checks.check(input, target, weight, pos_weight)
+    input, target, weight, pos_weight = autocast_wide(input, target, weight, pos_weight)
+    is_tensor = isinstance(target, torch.Tensor)
+    need_grad = torch.is_grad_enabled() and input.requires_grad
+    return _bce.BCEWithLogits.apply(
+        input,
+        target if is_tensor else None,
+        0.0 if is_tensor else float(target),
+        weight,
+        pos_weight,
+        kind,
+        need_grad,
+    )[0]

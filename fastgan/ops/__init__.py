@@ -1,0 +1,6 @@
+"""The op slices. Importing this package registers ``torch.ops.fastgan.*``; it pulls in neither Triton nor compiled
+code."""
+
+from fastgan.ops import batch_norm_act, bce_with_logits, conv_transpose2d
+
+__all__ = ["batch_norm_act", "bce_with_logits", "conv_transpose2d"]

@@ -1,0 +1,74 @@
+"""The batch norm + activation slice: schemas, fake kernels, backends. See README.md beside this file.
+
+Gradients live in autograd.py; so the training op may update the running statistics in its own launch and carries no
+autograd formula. Batch statistics, not running buffers, are what backward gets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastgan.dispatch import Backend, always, define
+from fastgan.ops.batch_norm_act import reference
+from fastgan.ops.common import triton_runtime
+from fastgan.ops.common.dtypes import accumulate_type
+
+_ACTIVATION = "int activation, float negative_slope"
+
+
+def _vector(input: torch.Tensor) -> torch.Tensor:
+    return input.new_empty(input.shape[1], dtype=accumulate_type(input.dtype))
+
+
+def _train_fake(input: torch.Tensor, *_rest: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.empty_like(input), _vector(input), _vector(input)
+
+
+def _eval_fake(input: torch.Tensor, *_rest: Any) -> torch.Tensor:
+    return torch.empty_like(input)
+
+
+def _backward_fake(
+    grad_output: torch.Tensor, input: torch.Tensor, *_rest: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.empty_like(input), _vector(input), _vector(input)
+
+
+def _triton(name: str) -> Any:
+    def run(*args: Any) -> Any:
+        from fastgan.ops.batch_norm_act import triton_launch  # on first use: see conv_transpose2d
+
+        return getattr(triton_launch, name)(*args)
+
+    return run
+
+
+def _triton_supports(*args: Any) -> str | None:
+    return triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
+
+
+def _backends(name: str, run_reference: Any) -> list[Backend]:
+    # No GPU measurement is committed yet, so Triton is not chosen unasked.
+    return [Backend("triton", _triton(name), _triton_supports), Backend("reference", run_reference, always)]
+
+
+define(
+    "batch_norm_act_train(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, "
+    f"Tensor(b!)? running_var, float momentum, float eps, {_ACTIVATION}) -> (Tensor output, Tensor mean, Tensor rstd)",
+    _train_fake,
+    _backends("train", reference.train),
+)
+define(
+    "batch_norm_act_eval(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
+    f"{_ACTIVATION}) -> Tensor",
+    _eval_fake,
+    _backends("eval", reference.eval),
+)
+define(
+    "batch_norm_act_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
+    f"bool training, {_ACTIVATION}) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)",
+    _backward_fake,
+    _backends("backward", reference.backward),
+)

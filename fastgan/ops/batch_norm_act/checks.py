@@ -1,0 +1,61 @@
+"""Argument checks of batch norm + activation, with torch's own words where torch has them."""
+
+from __future__ import annotations
+
+import torch
+
+from fastgan.ops.common.dtypes import check_floating, is_half
+
+
+def check(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> None:
+    """Raise before anything is launched; see :func:`fastgan.functional.batch_norm_act` for what and when."""
+    if not isinstance(input, torch.Tensor):
+        raise TypeError(f"batch_norm_act(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}")
+    check_floating("input", input)
+    if input.dim() < 2:
+        raise ValueError(f"batch_norm_act: expected input with at least 2 dimensions, but got size {list(input.shape)}")
+    if not isinstance(momentum, (int, float)):
+        raise TypeError(f"batch_norm_act(): argument 'momentum' must be float, not {type(momentum).__name__}")
+    if not isinstance(eps, (int, float)) or eps < 0:
+        raise ValueError(f"batch_norm_act: eps must be a number >= 0, but got {eps!r}")
+    channels = input.shape[1]
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    for name, vector in vectors.items():
+        if vector is not None:
+            _check_vector(name, vector, input, channels)
+    if training:
+        if input.numel() // max(channels, 1) == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.shape}")
+    elif running_mean is None or running_var is None:
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise ValueError(f"Expected {missing} to be defined when training=False")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given together or both be None")
+
+
+def _check_vector(name: str, vector: torch.Tensor, input: torch.Tensor, channels: int) -> None:
+    if not isinstance(vector, torch.Tensor):
+        raise TypeError(f"batch_norm_act(): argument '{name}' must be Tensor, not {type(vector).__name__}")
+    if vector.dim() != 1 or vector.shape[0] != channels:
+        raise RuntimeError(
+            f"{name} should contain {channels} elements not {vector.numel()}, got size {list(vector.shape)}"
+        )
+    if vector.dtype != input.dtype and not (is_half(input.dtype) and vector.dtype is torch.float32):
+        raise TypeError(
+            f"{name} must have the dtype of input ({input.dtype})"
+            f"{' or float32' if is_half(input.dtype) else ''}, but got {vector.dtype}"
+        )
+    if vector.device != input.device:
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, "
+            f"but input is on {input.device} and {name} on {vector.device}"
+        )

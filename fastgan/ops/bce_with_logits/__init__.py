@@ -1,0 +1,88 @@
+"""The sigmoid-BCE slice: schemas, fake kernels, backends. See README.md beside this file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastgan.dispatch import Backend, always, define
+from fastgan.native import native_reason
+from fastgan.ops.bce_with_logits import reference
+from fastgan.ops.common import triton_runtime
+
+
+def _forward_fake(
+    input: torch.Tensor,
+    target: torch.Tensor | None,
+    target_value: float,
+    weight: torch.Tensor | None,
+    pos_weight: torch.Tensor | None,
+    reduction: int,
+    need_grad: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = input.dtype if target is None else torch.promote_types(input.dtype, target.dtype)
+    loss = torch.empty_like(input, dtype=dtype) if reduction == reference.NONE else input.new_empty((), dtype=dtype)
+    return loss, torch.empty_like(input) if need_grad else input.new_empty(0)
+
+
+def _triton(name: str) -> Any:
+    def run(*args: Any) -> Any:
+        from fastgan.ops.bce_with_logits import triton_launch  # on first use: see conv_transpose2d
+
+        return getattr(triton_launch, name)(*args)
+
+    return run
+
+
+def _triton_supports(*args: Any) -> str | None:
+    return triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
+
+
+def _native(
+    input: torch.Tensor,
+    target: torch.Tensor | None,
+    target_value: float,
+    weight: None,
+    pos_weight: None,
+    reduction: int,
+    need_grad: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ops.fastgan_native.bce_with_logits(input, target, target_value, reduction, need_grad)
+
+
+def _native_supports(
+    input: torch.Tensor,
+    target: torch.Tensor | None,
+    target_value: float,
+    weight: torch.Tensor | None,
+    pos_weight: torch.Tensor | None,
+    *_rest: Any,
+) -> str | None:
+    if weight is not None or pos_weight is not None:
+        return "the native loss takes neither weight nor pos_weight"
+    if not input.is_contiguous() or not (target is None or target.is_contiguous()):
+        return "the native loss needs contiguous tensors"
+    if target is not None and target.dtype != input.dtype:
+        return f"the native loss needs input and target of one dtype, got {input.dtype} and {target.dtype}"
+    return native_reason(input.device.type)
+
+
+define(
+    "bce_with_logits(Tensor input, Tensor? target, float target_value, Tensor? weight, Tensor? pos_weight, "
+    "int reduction, bool need_grad) -> (Tensor loss, Tensor gradient)",
+    _forward_fake,
+    [
+        Backend("native", _native, _native_supports, auto_on=frozenset({"cpu"})),
+        Backend("triton", _triton("forward"), _triton_supports),
+        Backend("reference", reference.forward, always),
+    ],
+)
+define(
+    "bce_with_logits_backward(Tensor gradient, Tensor grad_output, float scale) -> Tensor",
+    lambda gradient, grad_output, scale: torch.empty_like(gradient),
+    [
+        Backend("triton", _triton("backward"), _triton_supports),
+        Backend("reference", reference.backward, always),
+    ],
+)

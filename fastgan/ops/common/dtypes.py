@@ -1,0 +1,50 @@
+"""Dtype rules that all slices share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def accumulate_type(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums and statistics: float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether ``dtype`` is one of the two 16-bit formats."""
+    return dtype in (torch.float16, torch.bfloat16)
+
+
+def check_floating(name: str, tensor: torch.Tensor) -> None:
+    """Raise a TypeError that names the argument unless its dtype is one that the kernels know."""
+    if tensor.dtype not in FLOATING:
+        raise TypeError(
+            f"{name} must have dtype float64, float32, float16 or bfloat16, but got {str(tensor.dtype)[6:]}"
+        )
+
+
+def autocast_low(*tensors: Any) -> tuple[Any, ...]:
+    """Under ``torch.autocast``: floating tensors but float64 in the autocast dtype, as torch does for convolutions."""
+    device = next(tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor))
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(_cast(tensor, dtype) for tensor in tensors)
+
+
+def autocast_wide(*tensors: Any) -> tuple[Any, ...]:
+    """Under ``torch.autocast``: 16-bit tensors in float32, as torch does for losses."""
+    device = next(tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor))
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(_cast(tensor, torch.float32) for tensor in tensors)
+
+
+def _cast(tensor: Any, dtype: torch.dtype) -> Any:
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype not in FLOATING or tensor.dtype is torch.float64:
+        return tensor
+    return tensor.to(dtype)

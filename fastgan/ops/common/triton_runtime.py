@@ -1,0 +1,40 @@
+"""Whether Triton can run here, and why not. Kernels themselves are imported only when a Triton backend runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+
+import torch
+
+
+@functools.cache
+def interpreting() -> bool:
+    """Whether Triton's interpreter runs the kernels (``TRITON_INTERPRET=1`` when the first one was imported)."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@functools.cache
+def _missing() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None
+
+
+def reason(*tensors: torch.Tensor | None) -> str | None:
+    """``None`` if Triton can run on these tensors here, otherwise the reason in words."""
+    if _missing() is not None:
+        return _missing()
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.device.type != "cuda" and not interpreting():
+            return f"Triton needs CUDA tensors, got {tensor.device.type} (TRITON_INTERPRET=1 interprets on the CPU)"
+    return None
+
+
+def launch_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]:
+    """Makes the tensor's GPU current: Triton launches on the current device, whatever its arguments live on."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

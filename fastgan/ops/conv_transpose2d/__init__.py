@@ -1,0 +1,90 @@
+"""The convolution slice: schemas, fake kernels and the backends of three linear maps that are closed under
+differentiation. See README.md beside this file for the derivation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastgan.dispatch import Backend, always, define
+from fastgan.ops.common import triton_runtime
+from fastgan.ops.conv_transpose2d import reference
+from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
+
+_GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+
+
+def _pairs(stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
+    return Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
+
+
+def _image_fake(channels: Any) -> Any:
+    def fake(
+        input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, *geometry: Any
+    ) -> torch.Tensor:
+        shape = (input.shape[0], channels(weight, geometry[-1]), *output_size)
+        return torch.empty(
+            shape, dtype=input.dtype, device=input.device, memory_format=output_memory_format(input, weight)
+        )
+
+    return fake
+
+
+def _weight_fake(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, *geometry: Any) -> torch.Tensor:
+    shape = (small.shape[1], big.shape[1] // geometry[-1], *kernel_size)
+    return torch.empty(shape, dtype=small.dtype, device=small.device, memory_format=output_memory_format(small, big))
+
+
+def _reference_image(function: Any) -> Any:
+    def run(
+        input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, *geometry: Any
+    ) -> torch.Tensor:
+        return function(input, weight, bias, tuple(output_size), _pairs(*geometry))
+
+    return run
+
+
+def _reference_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, *geometry: Any) -> torch.Tensor:
+    output = reference.conv2d_weight(small, big, tuple(kernel_size), _pairs(*geometry))
+    return output.contiguous(memory_format=output_memory_format(small, big))
+
+
+def _triton(name: str) -> Any:
+    def run(first: torch.Tensor, second: torch.Tensor, *rest: Any) -> torch.Tensor:
+        # imported on first use: Triton must see TRITON_INTERPRET before its kernels exist, and importing it is slow
+        from fastgan.ops.conv_transpose2d import triton_launch
+
+        *head, stride, padding, dilation, groups = rest
+        return getattr(triton_launch, name)(first, second, *head, _pairs(stride, padding, dilation, groups))
+
+    return run
+
+
+def _triton_supports(first: torch.Tensor, second: torch.Tensor, *_rest: Any) -> str | None:
+    return triton_runtime.reason(first, second)
+
+
+def _backends(name: str, run_reference: Any) -> list[Backend]:
+    # No GPU measurement is committed yet, so nothing is chosen over cuDNN or oneDNN unasked.
+    return [
+        Backend("triton", _triton(name), _triton_supports),
+        Backend("reference", run_reference, always),
+    ]
+
+
+define(
+    f"conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
+    _image_fake(lambda weight, groups: weight.shape[1] * groups),
+    _backends("conv_transpose2d", _reference_image(reference.conv_transpose2d)),
+)
+define(
+    f"conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
+    _image_fake(lambda weight, groups: weight.shape[0]),
+    _backends("conv2d", _reference_image(reference.conv2d)),
+)
+define(
+    f"conv2d_weight(Tensor small, Tensor big, SymInt[2] kernel_size, {_GEOMETRY}) -> Tensor",
+    _weight_fake,
+    _backends("conv2d_weight", _reference_weight),
+)

@@ -1,0 +1,144 @@
+"""The three maps in plain torch, and the two textbook definitions that judge everything else.
+
+torch's own convolution takes symmetric, non-negative padding. Where the geometry has that form it is called as it is
+(cuDNN on a GPU, oneDNN on a CPU); otherwise the image is padded or cropped explicitly around it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
+
+_NO_PADDING = (0, 0)
+
+
+def _spans(kernel: Pair, geometry: Geometry) -> Pair:
+    return tuple(d * (k - 1) + 1 for d, k in zip(geometry.dilation, kernel, strict=True))
+
+
+def conv_transpose2d(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
+) -> torch.Tensor:
+    """Transposed convolution of a small image [N, C_in, h, w] into a big one [N, C_out, H, W]; weight
+    [C_in, C_out / groups, kh, kw]."""
+    stride, padding, dilation, groups = geometry
+    full = [
+        (i - 1) * s + e for i, s, e in zip(input.shape[2:], stride, _spans(weight.shape[2:], geometry), strict=True)
+    ]
+    extra = [o - (f - 2 * p) for o, f, p in zip(output_size, full, padding, strict=True)]
+    legal = all(p >= 0 and 0 <= e < max(s, d) for p, e, s, d in zip(padding, extra, stride, dilation, strict=True))
+    if legal and all(f > 2 * p for f, p in zip(full, padding, strict=True)) and min(output_size) > 0:
+        return F.conv_transpose2d(input, weight, bias, stride, padding, extra, groups, dilation)
+    # The full stamp, then crop (negative pad) or fill with zeros to the size asked for.
+    output = F.conv_transpose2d(input, weight, None, stride, _NO_PADDING, _NO_PADDING, groups, dilation)
+    (before_h, before_w), (full_h, full_w), (height, width) = padding, full, output_size
+    margins = (-before_w, width + before_w - full_w, -before_h, height + before_h - full_h)
+    output = _pad(output, margins)
+    if bias is not None:
+        output = output + bias.view(-1, 1, 1)
+    return output.contiguous(memory_format=output_memory_format(input, weight))
+
+
+def conv2d(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
+) -> torch.Tensor:
+    """Strided convolution of a big image [N, C_in, H, W] into a small one [N, C_out, h, w]; weight
+    [C_out, C_in / groups, kh, kw]."""
+    padded, padding = _explicit_padding(input, weight.shape[2:], output_size, geometry)
+    if padded.numel() == 0 or min(output_size) == 0:
+        # torch refuses images without pixels; the gradient of an output without pixels is one
+        output = input.new_zeros(input.shape[0], weight.shape[0], *output_size)
+        output = output if bias is None else output + bias.view(-1, 1, 1)
+    else:
+        output = F.conv2d(padded, weight, bias, geometry.stride, padding, geometry.dilation, geometry.groups)
+    return output.contiguous(memory_format=output_memory_format(input, weight))
+
+
+def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geometry: Geometry) -> torch.Tensor:
+    """The map that both weight gradients are: [C_small, C_big / groups, kh, kw] from the two images,
+    ``out[a, b, k] = sum over n, i of small[n, a, i] * big[n, b, i * stride - padding + k * dilation]``."""
+    shape = (small.shape[1], big.shape[1] // geometry.groups, *kernel_size)
+    if small.numel() == 0 or big.numel() == 0:
+        return small.new_zeros(shape)
+    padded, padding = _explicit_padding(big, kernel_size, small.shape[2:], geometry)
+    stride, _, dilation, groups = geometry
+    weight = small.new_empty(shape)  # only its sizes are read
+    return torch.ops.aten.convolution_backward(
+        small, padded, weight, None, stride, padding, dilation, False, _NO_PADDING, groups, (False, True, False)
+    )[1]
+
+
+def _explicit_padding(
+    big: torch.Tensor, kernel: Pair, small_size: Pair, geometry: Geometry
+) -> tuple[torch.Tensor, Pair]:
+    """(image, padding) such that torch's symmetric convolution of it gives exactly ``small_size``."""
+    spans = _spans(kernel, geometry)
+    sizes = [
+        (i + 2 * p - e) // s + 1 if i + 2 * p >= e else 0
+        for i, p, e, s in zip(big.shape[2:], geometry.padding, spans, geometry.stride, strict=True)
+    ]
+    if sizes == list(small_size) and min(geometry.padding) >= 0:
+        return big, geometry.padding
+    (before_h, before_w) = geometry.padding
+    after_h, after_w = (
+        (o - 1) * s + e - i - p
+        for o, s, e, i, p in zip(small_size, geometry.stride, spans, big.shape[2:], geometry.padding, strict=True)
+    )
+    return _pad(big, (before_w, after_w, before_h, after_h)), _NO_PADDING
+
+
+def _pad(image: torch.Tensor, margins: tuple[int, int, int, int]) -> torch.Tensor:
+    """``F.pad`` by (left, right, top, bottom) that may also crop, even more than there is."""
+    left, right, top, bottom = margins
+    height, width = image.shape[2:]
+    image = image[:, :, max(-top, 0) : max(height - max(-bottom, 0), 0), max(-left, 0) : max(width - max(-right, 0), 0)]
+    fill = (max(left, 0), max(right, 0), max(top, 0), max(bottom, 0))
+    return F.pad(image, fill) if any(fill) else image
+
+
+def conv_transpose2d_scatter(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
+) -> torch.Tensor:
+    """Definition 1 of the transposed convolution: every input pixel stamps ``pixel * kernel`` onto the output at the
+    stride; overlaps add; the padding crops the border. Loops over taps; meant for reading and as a judge."""
+    stride, padding, dilation, groups = geometry
+    batch, in_channels, height, width = input.shape
+    per_group = weight.shape[1]
+    output = input.new_zeros(batch, per_group * groups, *output_size)
+    pixels = input.view(batch, groups, in_channels // groups, height, width)
+    taps = weight.view(groups, in_channels // groups, per_group, *weight.shape[2:])
+    for kh in range(weight.shape[2]):
+        for kw in range(weight.shape[3]):
+            stamp = torch.einsum("ngchw,gcd->ngdhw", pixels, taps[..., kh, kw]).reshape(batch, -1, height, width)
+            for i in range(height):
+                o_h = i * stride[0] - padding[0] + kh * dilation[0]
+                if not 0 <= o_h < output_size[0]:
+                    continue
+                for j in range(width):
+                    o_w = j * stride[1] - padding[1] + kw * dilation[1]
+                    if 0 <= o_w < output_size[1]:
+                        output[:, :, o_h, o_w] += stamp[:, :, i, j]
+    return output if bias is None else output + bias.view(-1, 1, 1)
+
+
+def conv_transpose2d_gather(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
+) -> torch.Tensor:
+    """Definition 2 of the transposed convolution: insert ``z = stride - 1`` zeros between the pixels, pad by
+    ``p' = dilation * (k - 1) - padding``, convolve at stride 1 with the flipped kernel."""
+    stride, padding, dilation, groups = geometry
+    batch, in_channels, height, width = input.shape
+    spread = input.new_zeros(batch, in_channels, (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1)
+    spread[:, :, :: stride[0], :: stride[1]] = input
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    before_h, before_w = (r - p for r, p in zip(reach, padding, strict=True))
+    after_h, after_w = (
+        o + r - before - size
+        for o, r, before, size in zip(output_size, reach, (before_h, before_w), spread.shape[2:], strict=True)
+    )
+    padded = _pad(spread, (before_w, after_w, before_h, after_h))
+    flipped = weight.flip(2, 3).view(groups, in_channels // groups, *weight.shape[1:]).transpose(1, 2)
+    kernel = flipped.reshape(groups * weight.shape[1], in_channels // groups, *weight.shape[2:])
+    return F.conv2d(padded, kernel, bias, 1, 0, dilation, groups)

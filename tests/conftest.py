@@ -1,0 +1,45 @@
+"""Where the tests run: on the GPU if there is one, else on the CPU with Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    # before any kernel is imported: Triton decides then whether it compiles or interprets
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import fastgan  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if CUDA else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _defaults() -> Iterator[None]:
+    """Every test starts from the same numbers and with TF32 off."""
+    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+
+
+@pytest.fixture(params=["reference", "triton"])
+def backend(request: pytest.FixtureRequest, device: torch.device) -> Iterator[str]:
+    """Runs the test once per backend, forced; nothing else may run an op meanwhile."""
+    from tests.checks import backend_reason
+
+    name = request.param
+    reason = backend_reason(name, device)
+    if reason is not None:
+        pytest.skip(reason)
+    with fastgan.use_backend(name), fastgan.dispatch.trace() as calls:
+        yield name
+    wrong = [call for call in calls if call[1] != name]
+    assert not wrong, f"asked for {name}, but these ran: {wrong}"

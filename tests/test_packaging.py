@@ -1,0 +1,214 @@
+"""What a user installs: sdist, wheel from the sdist, the wheel in an empty environment, with and without a compiler."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastgan.version import __version__
+from tests.checks import assert_rule
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = [
+    pytest.mark.slow,
+    # The fixtures are shared; under xdist's default distribution every worker would build them again.
+    pytest.mark.xdist_group("packaging"),
+    pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="fastgan's own sources are not here"),
+]
+
+# A forward and a backward through the public function, and the compiled operator if there is one.
+USE = """
+import json, torch, fastgan
+from fastgan import functional, native
+input = torch.linspace(-3, 3, 7, requires_grad=True)
+loss = functional.binary_cross_entropy_with_logits(input, 1.0)
+loss.backward()
+answer = {
+    "file": fastgan.__file__, "version": fastgan.__version__, "native": native.native_reason("cpu"),
+    "info": native.build_info(), "loss": loss.item(), "grad": input.grad.tolist(),
+}
+if answer["native"] is None:
+    answer["native_loss"] = torch.ops.fastgan_native.bce_with_logits(input.detach(), None, 1.0, 1, True)[0].item()
+print(json.dumps(answer))
+"""
+
+
+def assert_right(answer):
+    """The numbers that USE printed against float64."""
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        input = torch.linspace(-3, 3, 7).to(dtype).requires_grad_()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(input, torch.ones_like(input))
+        loss.backward()
+        results.append((loss.detach(), input.grad))
+    (torch_loss, torch_grad), (loss, grad) = results
+    assert_rule("loss", torch.tensor(answer["loss"]), torch_loss, loss)
+    assert_rule("grad", torch.tensor(answer["grad"]), torch_grad, grad)
+    if answer["native"] is None:
+        assert_rule("native loss", torch.tensor(answer["native_loss"]), torch_loss, loss)
+
+
+def run(command, **kwargs):
+    """Runs a command and returns what it printed; its output is the message if it fails."""
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, **kwargs)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def environment(**changes):
+    """This process's environment without what would steer the build, plus ``changes``."""
+    drop = ("FASTGAN_", "PYTHON", "PIP_", "PYTEST_", "COVERAGE_", "CXX", "CC", "TRITON_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(drop)}
+    return {**kept, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **changes}
+
+
+def build_wheel(sdist, folder, **changes):
+    """A wheel made from the sdist alone, and what the build printed."""
+    command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
+    output = run([*command, "-w", folder, sdist], env=environment(**changes), cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    return wheel, output
+
+
+def use_wheel(wheel, folder):
+    """Installs the wheel in an empty environment that sees this one's torch, and uses it from another folder."""
+    run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"])
+    python = folder / "venv/bin/python"
+    site = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]).strip())
+    # A plain path entry, read after the environment's own packages: torch is found, and .pth files there are not run.
+    (site / "outer.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--ignore-installed", wheel]
+    run(command, env=environment(), cwd=folder)
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    output = run([python, "-W", "error", "-c", USE], env=environment(), cwd=elsewhere)
+    answer = json.loads(output.splitlines()[-1])
+    assert Path(answer["file"]).is_relative_to(folder / "venv"), "imported from somewhere else"
+    assert answer["version"] == __version__
+    assert_right(answer)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The sdist, built from a copy, so that nothing is written beside the sources."""
+    folder = tmp_path_factory.mktemp("sdist")
+    leave_out = shutil.ignore_patterns(
+        ".*", "build", "dist", "runs", "shared", "*.egg-info", "*.so", "__pycache__", "_build_info.py"
+    )
+    shutil.copytree(ROOT, folder / "copy", ignore=leave_out)
+    run([sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", folder, folder / "copy"], env=environment())
+    return folder / f"fastgan-{__version__}.tar.gz"
+
+
+def test_sdist_holds_sources_and_tests(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for needed in (
+        "csrc/module.cpp",
+        "csrc/bce_with_logits/kernel.cuh",
+        "tests/test_packaging.py",
+        "LICENSE",
+        "pyproject.toml",
+    ):
+        assert needed in names
+    assert not [name for name in names if name.endswith((".so", "_build_info.py", ".pyc"))]
+
+
+def test_wheel_with_compiled_module(sdist, tmp_path):
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    wheel, output = build_wheel(sdist, tmp_path, FASTGAN_BUILD="cpu")
+    assert wheel.name.startswith(f"fastgan-{__version__}-cp310-abi3-")
+    assert "fastgan: native cpu: built" in output
+    assert "fastgan: native cuda: not built: FASTGAN_BUILD=cpu" in output
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "fastgan/_native_cpu.abi3.so" in names
+    assert not [name for name in names if name.partition("/")[0] not in ("fastgan", f"fastgan-{__version__}.dist-info")]
+    answer = use_wheel(wheel, tmp_path)
+    assert answer["native"] is None
+    assert answer["info"]["build"]["FASTGAN_BUILD"] == "cpu"
+
+
+def test_wheel_without_compiler(sdist, tmp_path):
+    nothing = tmp_path / "no-compiler-here"
+    nothing.mkdir()
+    changes = {"PATH": str(nothing), "CXX": str(nothing / "c++"), "CC": str(nothing / "cc")}
+    wheel, output = build_wheel(sdist, tmp_path, FASTGAN_BUILD="auto", **changes)
+    assert wheel.name == f"fastgan-{__version__}-py3-none-any.whl"
+    reason = next(line for line in output.splitlines() if "fastgan: native cpu: not built: " in line)
+    assert "does not start" in reason
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.endswith(".so") or "test" in name or name.startswith("csrc")]
+    answer = use_wheel(wheel, tmp_path)
+    assert answer["native"].startswith("the native cpu module was not built: the C++ compiler")
+
+
+@pytest.fixture
+def unpacked(sdist, tmp_path):
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / f"fastgan-{__version__}"
+
+
+def setup_py(unpacked, **changes):
+    """Runs ``python setup.py build``. Returns its exit code and what it printed."""
+    result = subprocess.run(
+        [sys.executable, "setup.py", "build"], cwd=unpacked, env=environment(**changes), capture_output=True, text=True
+    )
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_unknown_mode_is_an_error(unpacked):
+    code, output = setup_py(unpacked, FASTGAN_BUILD="gpu")
+    assert code != 0
+    assert "fastgan: FASTGAN_BUILD='gpu' is not one of auto, off, cpu, cuda" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("mode", ["cpu", "cuda"])
+def test_asked_for_but_impossible_is_an_error(unpacked, mode):
+    code, output = setup_py(unpacked, FASTGAN_BUILD=mode, CXX="/does/not/exist/c++")
+    assert code != 0
+    assert f"fastgan: FASTGAN_BUILD={mode}, but the C++ compiler" in output
+
+
+def hide_torch(folder):
+    """A folder that, put first on the path, makes ``import torch`` fail as it does in an isolated build."""
+    (folder / "hidden").mkdir()
+    (folder / "hidden/torch.py").write_text("raise ImportError('no torch here')\n")
+    return {"PYTHONPATH": str(folder / "hidden")}
+
+
+def test_without_torch_in_the_build_environment(unpacked, tmp_path):
+    hidden = hide_torch(tmp_path)
+    code, output = setup_py(unpacked, FASTGAN_BUILD="auto", **hidden)
+    assert code == 0, output
+    assert "fastgan: native cpu: not built: torch cannot be imported while building" in output
+    assert (unpacked / "build/lib/fastgan/_build_info.py").is_file()
+    code, output = setup_py(unpacked, FASTGAN_BUILD="cpu", **hidden)
+    assert code != 0
+    assert "FASTGAN_BUILD=cpu, but torch cannot be imported while building" in output
+
+
+def test_auto_survives_a_failing_build(unpacked):
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    for source in [*unpacked.glob("csrc/**/*.cpp"), *unpacked.glob("csrc/**/*.cu")]:
+        source.write_text("#error planted\n")
+    code, output = setup_py(unpacked, FASTGAN_BUILD="auto")
+    assert code == 0, output
+    assert "fastgan: native cpu: not built: its build failed" in output
+    assert "'cpu': 'its build failed" in next((unpacked / "build").glob("lib*/fastgan/_build_info.py")).read_text()
+    assert setup_py(unpacked, FASTGAN_BUILD="cpu")[0] != 0

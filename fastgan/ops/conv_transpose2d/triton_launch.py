@@ -28,7 +28,7 @@ def conv_transpose2d(
         return output
     rows, columns = (-(-size // step) for size, step in zip(output_size, stride, strict=True))
     pixels = batch * rows * columns
-    block_m, block_n, block_k = _tiles(pixels, cb, cs)
+    block_m, block_n, block_k = _tiles(input.dtype, pixels, cb, cs)
     m_tiles, n_tiles = triton.cdiv(pixels, block_m), triton.cdiv(cb, block_n)
     gcds = [math.gcd(s, d) for s, d in zip(stride, dilation, strict=True)]
     # the first tap of a phase solves (phase + padding - tap * dilation) % stride == 0
@@ -56,7 +56,7 @@ def conv2d(
     if output.numel() == 0:
         return output
     pixels = batch * output_size[0] * output_size[1]
-    block_m, block_n, block_k = _tiles(pixels, cs, cb)
+    block_m, block_n, block_k = _tiles(input.dtype, pixels, cs, cb)
     m_tiles, n_tiles = triton.cdiv(pixels, block_m), triton.cdiv(cs, block_n)
     with launch_device(input):
         kernels.conv2d_kernel[(groups * n_tiles * m_tiles,)](
@@ -82,7 +82,7 @@ def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geo
     if pixels == 0 or big.numel() == 0:
         return output.zero_()
     block_m, block_n = _channel_tile(cs, 64), _channel_tile(cb, 64)
-    block_k = 32
+    block_k = _depth(small.dtype)
     m_tiles, n_tiles = triton.cdiv(cs, block_m), triton.cdiv(cb, block_n)
     programs = m_tiles * n_tiles * kernel_size[0] * kernel_size[1] * groups
     splits = _splits(programs, triton.cdiv(pixels, block_k))
@@ -108,9 +108,15 @@ def _channel_tile(channels: int, most: int) -> int:
     return min(most, max(16, triton.next_power_of_2(channels)))
 
 
-def _tiles(pixels: int, out_channels: int, in_channels: int) -> tuple[int, int, int]:
-    """(BLOCK_M, BLOCK_N, BLOCK_K) of the image kernels."""
-    return 64 if pixels <= 4096 else 128, _channel_tile(out_channels, 64), _channel_tile(in_channels, 32)
+def _depth(dtype: torch.dtype) -> int:
+    """BLOCK_K: 64 bytes of halves or floats. With twice that the float32 and float64 kernels spill registers."""
+    return 32 if is_half(dtype) else 16
+
+
+def _tiles(dtype: torch.dtype, pixels: int, out_channels: int, in_channels: int) -> tuple[int, int, int]:
+    """(BLOCK_M, BLOCK_N, BLOCK_K) of the image kernels; 128 rows where they do not spill and leave many programs."""
+    block_m = 128 if is_half(dtype) and pixels > 4096 else 64
+    return block_m, _channel_tile(out_channels, 64), _channel_tile(in_channels, _depth(dtype))
 
 
 def _splits(programs: int, k_tiles: int) -> int:

@@ -4,7 +4,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 # auto, off, cpu or cuda: what setup.py compiles
 FASTGAN_BUILD ?= auto
-DEMO ?= train cgan --data digits --out runs/demo --overwrite
+DEMO ?= train cgan --data digits --out runs/demo --overwrite --batch-size 32 --channels-last --steps 900 --minutes 4 \
+	--sample-every 150
 
 VENV := .venv
 BIN := $(VENV)/bin

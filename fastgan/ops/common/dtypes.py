@@ -30,7 +30,7 @@ def check_floating(name: str, tensor: torch.Tensor) -> None:
 def autocast_low(*tensors: Any) -> tuple[Any, ...]:
     """Under ``torch.autocast``: floating tensors but float64 in the autocast dtype, as torch does for convolutions."""
     device = next(tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor))
-    if not torch.is_autocast_enabled(device):
+    if not _autocasts(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(_cast(tensor, dtype) for tensor in tensors)
@@ -39,9 +39,14 @@ def autocast_low(*tensors: Any) -> tuple[Any, ...]:
 def autocast_wide(*tensors: Any) -> tuple[Any, ...]:
     """Under ``torch.autocast``: 16-bit tensors in float32, as torch does for losses."""
     device = next(tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor))
-    if not torch.is_autocast_enabled(device):
+    if not _autocasts(device):
         return tensors
     return tuple(_cast(tensor, torch.float32) for tensor in tensors)
+
+
+def _autocasts(device: str) -> bool:
+    """Whether autocast is on; torch raises for device types that have none ("meta")."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _cast(tensor: Any, dtype: torch.dtype) -> Any:

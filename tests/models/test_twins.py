@@ -75,14 +75,18 @@ def worst(ours: dict[str, Tensor], judge: dict[str, Tensor]) -> float:
     return max(errors)
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_twin(name: str) -> None:
-    torch.manual_seed(3)  # no pre-activation comes so near 0 that rounding decides its side of the kink
+def make_pair(name: str, seed: int) -> tuple[nn.Module, nn.Module, tuple[Tensor, ...]]:
+    """Our network, its twin with the same weights (strict: the keys and shapes are the same), and inputs."""
+    torch.manual_seed(seed)
     make_ours, make_twin = PAIRS[name]
     ours, twin = make_ours(), make_twin()
-    twin.load_state_dict(ours.state_dict())  # strict: the keys and shapes are the same
-    inputs = make_inputs(ours)
+    twin.load_state_dict(ours.state_dict())
+    return ours, twin, make_inputs(ours)
 
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_twin(name: str) -> None:
+    ours, twin, inputs = make_pair(name, seed=1)
     judge = play(twin, inputs, torch.float64)
     same_precision = play(ours, inputs, torch.float64)
     for what in judge:
@@ -94,9 +98,18 @@ def test_twin(name: str) -> None:
         allowed = 2 * worst(torch_single[what], judge[what]) + 2 * torch.finfo(torch.float32).eps
         assert worst(single[what], judge[what]) <= allowed, what
 
-    # Adam divides a gradient by its own size: where that is next to nothing rounding alone decides which way a weight
-    # goes. So the rule once more, over all weights together.
-    assert distance(single, judge, ours) <= 2 * distance(torch_single, judge, ours)
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_float32_weights_after_five_adam_steps(name: str) -> None:
+    """The rule once more, over all weights together; the middle one of three seeds, as one pre-activation that
+    rounds to the other side of a kink turns Adam's steps, in torch's run or in ours."""
+    ratios = []
+    for seed in (1, 2, 3):
+        ours, twin, inputs = make_pair(name, seed)
+        judge = play(twin, inputs, torch.float64)
+        mine, torchs = (distance(play(network, inputs, torch.float32), judge, ours) for network in (ours, twin))
+        ratios.append(mine / torchs)
+    assert sorted(ratios)[1] <= 2, ratios
 
 
 def distance(run: dict[str, dict[str, Tensor]], judge: dict[str, dict[str, Tensor]], network: nn.Module) -> float:

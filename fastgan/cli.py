@@ -5,6 +5,7 @@ flag, value, path or file; 130 and 143 after Ctrl-C and SIGTERM.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -43,7 +44,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: that of the process). Returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has had enough, as in `fastgan info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+        return 141  # 128 + SIGPIPE, what a shell shows for programs that the signal ends
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["verify"]:
         from fastgan.verify import main as verify_main
 
@@ -75,7 +85,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return f"{missing} is not installed: pip install 'fastgan[train]'", 2
     if isinstance(error, torch.OutOfMemoryError):
         return "out of GPU memory: lower --batch-size", 1
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130

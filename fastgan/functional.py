@@ -17,7 +17,7 @@ from fastgan.ops.batch_norm_act import checks as _bn_checks
 from fastgan.ops.bce_with_logits import autograd as _bce
 from fastgan.ops.bce_with_logits import checks as _bce_checks
 from fastgan.ops.common import activation as _activation
-from fastgan.ops.common.dtypes import autocast_low, autocast_wide
+from fastgan.ops.common.dtypes import autocast_low, autocast_wide, round_to
 from fastgan.ops.conv_transpose2d import autograd as _conv
 from fastgan.ops.conv_transpose2d import geometry as _geometry
 
@@ -223,7 +223,7 @@ def binary_cross_entropy_with_logits(
         pos_weight: weight of the positive part, broadcasts to the input's shape.
 
     Returns:
-        A 0-d tensor, or one of the input's shape for ``"none"``; its dtype is the input's (promoted with the target's).
+        A 0-d tensor, or one of the input's shape for ``"none"``; its dtype is the target's (the input's for a number).
 
     Raises:
         ValueError: target and input differ in shape (nothing is broadcast silently); unknown reduction.
@@ -246,7 +246,7 @@ def binary_cross_entropy_with_logits(
     return _bce.BCEWithLogits.apply(
         input,
         target if is_tensor else None,
-        0.0 if is_tensor else float(target),
+        0.0 if is_tensor else round_to(input.dtype, float(target)),
         weight,
         pos_weight,
         kind,

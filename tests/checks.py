@@ -33,7 +33,7 @@ def bound(torch_result: torch.Tensor, judge: torch.Tensor) -> float:
 
 
 def assert_rule(name: str, ours: torch.Tensor, torch_result: torch.Tensor, judge: torch.Tensor) -> None:
-    """The rule: ``err(ours, float64) <= 2 * err(torch at that dtype, float64) + 2 ulp``, same dtype and shape as torch."""
+    """The rule: ``err(ours, f64) <= 2 * err(torch at that dtype, f64) + 2 ulp``; dtype and shape are torch's."""
     assert ours.dtype == torch_result.dtype, f"{name}: dtype {ours.dtype}, torch gives {torch_result.dtype}"
     assert ours.shape == torch_result.shape, (
         f"{name}: shape {tuple(ours.shape)}, torch gives {tuple(torch_result.shape)}"
@@ -57,7 +57,7 @@ def assert_torch_layout(name: str, ours: torch.Tensor, torch_result: torch.Tenso
 
 
 def assert_tight(name: str, ours: torch.Tensor, expected: torch.Tensor) -> None:
-    """Both computed in float64, in another order of summation: ``torch.testing.assert_close`` with its float64 defaults."""
+    """Both computed in float64, in another order of summation: ``torch.testing.assert_close``, float64 defaults."""
     assert ours.dtype == expected.dtype == torch.float64, (
         f"{name}: float64 expected, got {ours.dtype}, {expected.dtype}"
     )

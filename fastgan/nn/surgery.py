@@ -165,13 +165,15 @@ def restore(model: nn.Module) -> None:
 
 def _pairs(model: nn.Module, marked: set[int]) -> list[tuple[BatchNormAct2d, Fusion]]:
     """Every batch norm that :func:`accelerate` fused, with the activation to put back after it."""
-    pairs = []
+    pairs: list[tuple[BatchNormAct2d, Fusion]] = []
     for sequential in (module for _, module in walk(model) if isinstance(module, nn.Sequential)):
         children = list(sequential._modules.items())
         for (_, norm), (slot, placeholder) in itertools.pairwise(children):
-            fits = type(norm) is BatchNormAct2d and isinstance(placeholder, FusedIdentity)
-            if fits and {id(norm), id(placeholder)} <= marked:
-                pairs.append((norm, Fusion(sequential, slot, placeholder.original[0])))
+            if not isinstance(norm, BatchNormAct2d) or not isinstance(placeholder, FusedIdentity):
+                continue
+            if {id(norm), id(placeholder)} <= marked:
+                original: Any = placeholder.original
+                pairs.append((norm, Fusion(sequential, slot, original[0])))
     return pairs
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from fastgan.ops.common import activation as act
-from fastgan.ops.common.dtypes import accumulate_type, is_half
+from fastgan.ops.common.dtypes import accumulate_type
 
 
 def _channels(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -18,26 +18,24 @@ def _channels(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return vector.view(1, -1, *(1,) * (like.dim() - 2))
 
 
-def stats(input: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(mean, biased variance, rstd) per channel in the accumulate type."""
-    mean, var = torch.ops.aten.batch_norm_update_stats(input, None, None, 0.0)
-    return mean, var, torch.rsqrt(var + eps)
-
-
-def update_running(
+def stats(
+    input: torch.Tensor,
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
-    mean: torch.Tensor,
-    var: torch.Tensor,
-    count: int,
     momentum: float,
-) -> None:
-    """``running = (1 - momentum) * running + momentum * batch`` in place, the variance unbiased."""
-    if running_mean is not None:
-        running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
-    if running_var is not None:
-        unbiased = var * (count / (count - 1))
-        running_var.copy_((1 - momentum) * running_var + momentum * unbiased)
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, rstd) per channel of a float32 or float64 tensor; the running statistics are updated in place:
+    ``running = (1 - momentum) * running + momentum * batch``, the variance unbiased."""
+    if running_mean is not None and running_mean.dtype == input.dtype:
+        mean, var = torch.ops.aten.batch_norm_update_stats(input, running_mean, running_var, momentum)
+    else:
+        mean, var = torch.ops.aten.batch_norm_update_stats(input, None, None, 0.0)
+        if running_mean is not None and running_var is not None:  # 16-bit buffers
+            count = input.numel() // input.shape[1]
+            running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
+            running_var.copy_((1 - momentum) * running_var + momentum * (var * (count / (count - 1))))
+    return mean, torch.rsqrt(var + eps)
 
 
 def _normalise(
@@ -73,8 +71,7 @@ def train(
         vector = input.new_zeros(input.shape[1], dtype=dtype)
         return torch.empty_like(input), vector, torch.full_like(vector, eps**-0.5 if eps > 0 else float("inf"))
     wide = input.to(accumulate_type(input.dtype))
-    mean, var, rstd = stats(wide, eps)
-    update_running(running_mean, running_var, mean, var, count, momentum)
+    mean, rstd = stats(wide, running_mean, running_var, momentum, eps)
     return _finish(wide, input, mean, rstd, weight, bias, activation, negative_slope), mean, rstd
 
 
@@ -103,13 +100,14 @@ def _finish(
     negative_slope: float,
 ) -> torch.Tensor:
     output = act.apply_(_normalise(wide, mean, rstd, weight, bias), activation, negative_slope)
-    return torch.empty_like(input).copy_(output) if is_half(input.dtype) else match_layout(output, input)
+    return _like(input, output)
 
 
-def match_layout(output: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
-    """``output`` with the strides of ``torch.empty_like(input)``, the layout that torch's batch norm gives."""
-    expected = torch.empty_like(input, device="meta").stride()
-    return output if output.stride() == expected else torch.empty_like(input).copy_(output)
+def _like(input: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """``result`` in the dtype and layout of ``torch.empty_like(input)``, which are those of torch's batch norm."""
+    # a fresh result with the input's strides proves that these are dense, and empty_like keeps dense strides
+    same = result.dtype == input.dtype and result.stride() == input.stride()
+    return result if same else torch.empty_like(input).copy_(result)
 
 
 def backward(
@@ -134,17 +132,17 @@ def backward(
     grad, wide = grad_output.to(dtype), input.to(dtype)
     if activation != act.Activation.NONE:
         grad = act.backward(grad, _normalise(wide, mean, rstd, weight, bias), activation, negative_slope)
-    xhat = (wide - _channels(mean, input)).mul_(_channels(rstd, input))
-    grad_bias = grad.sum(dims)
-    grad_weight = (grad * xhat).sum(dims)
-    scale = rstd if weight is None else rstd * weight
-    if training:
-        count = max(input.numel() // max(input.shape[1], 1), 1)
-        grad = grad - xhat.mul_(_channels(grad_weight / count, input)).add_(_channels(grad_bias / count, input))
-        grad_input = grad.mul_(_channels(scale, input))
+    if training and input.numel():
+        # torch's kernel computes the training formula in two passes; the statistics it is given are the batch's
+        scale = None if weight is None else weight.to(dtype)
+        grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, wide, scale, None, None, mean, rstd, True, 0.0, [True, True, True]
+        )
     else:
-        grad_input = grad * _channels(scale, input)
-    return torch.empty_like(input).copy_(grad_input), grad_weight, grad_bias
+        centred = wide - _channels(mean, input)
+        grad_bias, grad_weight = grad.sum(dims), (grad * centred).sum(dims) * rstd
+        grad_input = grad * _channels(rstd if weight is None else rstd * weight, input)
+    return _like(input, grad_input), grad_weight, grad_bias
 
 
 def differentiable(

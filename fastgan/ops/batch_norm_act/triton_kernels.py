@@ -35,19 +35,6 @@ def _program(channels, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
-def _reference(x_ptr, channel, x_c, keep, ACC: tl.constexpr):
-    """What a channel's statistics are relative to: its first element, 0 if that is inf or NaN, [BLOCK_C].
-
-    Of float32 the last 8 bits are cleared: as the lowest bits of every difference they would round with a bias.
-    """
-    first = tl.load(x_ptr + channel * x_c, mask=keep, other=0.0).to(ACC)
-    short = first
-    if ACC.is_fp32():
-        short = (first.to(tl.int32, bitcast=True) & -256).to(tl.float32, bitcast=True)
-    return tl.where(first - first == 0, short, 0.0)
-
-
-@triton.jit
 def _vector(ptr, channel, keep, ACC: tl.constexpr):
     """A per-channel vector as [1, BLOCK_C]."""
     return tl.load(ptr + channel, mask=keep, other=0.0).to(ACC)[None, :]
@@ -76,12 +63,15 @@ def _activation_backward(grad, z, negative_slope, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _merge(mean, m2, count):
-    """Chan's merge of (count [R, 1], mean [R, C], M2 [R, C]) along axis 0, two-pass: float64 mean and M2, [C] each."""
+def _merge(reference, mean, m2, count):
+    """Chan's merge along axis 0, two-pass, of parts with count [R, 1], mean reference + mean [R, C] and M2 [R, C].
+
+    Returns the float64 mean and M2, [C] each.
+    """
     total = tl.sum(count.to(tl.float64))
-    centre = tl.sum(mean.to(tl.float64) * count.to(tl.float64), 0) / total
+    centre = tl.sum((reference.to(tl.float64) + mean.to(tl.float64)) * count.to(tl.float64), 0) / total
     near = centre.to(mean.dtype)  # deviations from its rounded value, so that they need no float64
-    rest = tl.where(count > 0, mean - near[None, :], 0.0)
+    rest = tl.where(count > 0, (reference - near[None, :]) + mean, 0.0)
     off = centre - near.to(tl.float64)
     m2 = tl.sum((m2 + rest * rest * count).to(tl.float64), 0) - total * off * off
     return centre, m2
@@ -90,21 +80,30 @@ def _merge(mean, m2, count):
 @triton.jit
 def batch_norm_act_stats_kernel(
     x_ptr,  # [rows, C], strides x_0, x_1, x_2 and x_c
-    partial_mean_ptr,  # [splits, C], float64: partial mean minus the channel's reference
+    partial_mean_ptr,  # [splits, C], float64: partial mean
     partial_m2_ptr,  # [splits, C], float64: partial sum of squared deviations
-    channels, rows, middle, inner,
+    channels,
+    rows,
+    middle,
+    inner,
     tiles,  # tiles per split
-    x_0, x_1, x_2, x_c,
-    ACC: tl.constexpr, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    x_0,
+    x_1,
+    x_2,
+    x_c,
+    ACC: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
     """Partial statistics of one split of the rows: Welford per lane, then one merge of the lanes.
 
-    Data are taken relative to one of them: what is summed has the size of the deviations, however far the mean.
+    A lane takes its data relative to the first of them: what it rounds has the size of the deviations, not of the mean.
     """
     split, channel, keep = _program(channels, BLOCK_C)
     base = x_ptr + channel[None, :] * x_c
-    reference = _reference(x_ptr, channel, x_c, keep, ACC)[None, :]
     row = split.to(INDEX) * tiles * BLOCK_R + tl.arange(0, BLOCK_R)
+    reference = tl.zeros((BLOCK_R, BLOCK_C), ACC)
     mean = tl.zeros((BLOCK_R, BLOCK_C), ACC)
     m2 = tl.zeros((BLOCK_R, BLOCK_C), ACC)
     count = tl.zeros((BLOCK_R, 1), ACC)
@@ -112,7 +111,9 @@ def batch_norm_act_stats_kernel(
     for _ in range(tiles):
         inside = (row < rows)[:, None]
         mask = inside & keep[None, :]
-        x = tl.load(base + _offsets(row, middle, inner, x_0, x_1, x_2), mask=mask, other=0.0).to(ACC) - reference
+        x = tl.load(base + _offsets(row, middle, inner, x_0, x_1, x_2), mask=mask, other=0.0).to(ACC)
+        reference = tl.where(step == 0, x, reference)
+        x -= reference
         delta = tl.where(mask, x - mean, 0.0)
         # only a split's last tile is partial: a lane that takes part has taken part in every tile before
         step += 1.0
@@ -120,7 +121,7 @@ def batch_norm_act_stats_kernel(
         m2 += delta * (x - mean)
         count += tl.where(inside, 1.0, 0.0)
         row += BLOCK_R
-    merged_mean, merged_m2 = _merge(mean, m2, count)
+    merged_mean, merged_m2 = _merge(reference, mean, m2, count)
     place = split.to(tl.int64) * channels + channel
     tl.store(partial_mean_ptr + place, merged_mean, mask=keep)
     tl.store(partial_m2_ptr + place, merged_m2, mask=keep)
@@ -137,16 +138,23 @@ def _update(place, new, share, keep):
 
 @triton.jit
 def batch_norm_act_stats_finish_kernel(
-    x_ptr,  # [rows, C]: each channel's reference is read again
-    partial_mean_ptr, partial_m2_ptr,  # [splits, C], float64, each
-    mean_ptr, rstd_ptr,  # [C], each
+    partial_mean_ptr,
+    partial_m2_ptr,  # [splits, C], float64, each
+    mean_ptr,
+    rstd_ptr,  # [C], each
     mean_low_ptr,  # [C] or None: what rounding took from mean
     running_mean_ptr,  # [C] or None, stride running_mean_c
     running_var_ptr,  # [C] or None, stride running_var_c
-    momentum: tl.float64, eps: tl.float64,
-    channels, rows, splits, rows_per_split,
-    x_c, running_mean_c, running_var_c,
-    BLOCK_SPLITS: tl.constexpr, BLOCK_C: tl.constexpr,  # BLOCK_SPLITS >= splits
+    momentum: tl.float64,
+    eps: tl.float64,
+    channels,
+    rows,
+    splits,
+    rows_per_split,
+    running_mean_c,
+    running_var_c,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK_C: tl.constexpr,  # BLOCK_SPLITS >= splits
 ):
     """Merge the splits; mean, rstd and the running statistics (the variance unbiased). In float64: once per channel."""
     _, channel, keep = _program(channels, BLOCK_C)
@@ -157,8 +165,7 @@ def batch_norm_act_stats_finish_kernel(
     count = tl.where(split < splits, tl.minimum(remaining, rows_per_split), 0).to(tl.float64)
     partial_mean = tl.load(partial_mean_ptr + place, mask=mask, other=0.0)
     partial_m2 = tl.load(partial_m2_ptr + place, mask=mask, other=0.0)
-    mean, m2 = _merge(partial_mean, partial_m2, count[:, None])
-    mean += _reference(x_ptr, channel, x_c, keep, mean_ptr.dtype.element_ty).to(tl.float64)
+    mean, m2 = _merge(partial_mean, tl.zeros_like(partial_mean), partial_m2, count[:, None])
     m2 = tl.where(m2 < 0, 0.0, m2)  # rounding may leave a tiny negative; NaN stays
     total = tl.full((), rows, tl.float64)
     tl.store(mean_ptr + channel, mean, mask=keep)
@@ -177,14 +184,28 @@ def batch_norm_act_stats_finish_kernel(
 def batch_norm_act_apply_kernel(
     x_ptr,  # [rows, C], strides x_0, x_1, x_2 and x_c
     y_ptr,  # [rows, C], strides y_0, y_1, y_2 and y_c
-    weight_ptr, bias_ptr,  # [C] or None, each
-    mean_ptr, rstd_ptr,  # [C], each
+    weight_ptr,
+    bias_ptr,  # [C] or None, each
+    mean_ptr,
+    rstd_ptr,  # [C], each
     mean_low_ptr,  # [C] or None: mean is mean + mean_low
     negative_slope: tl.float64,
-    channels, rows, middle, inner,
-    x_0, x_1, x_2, x_c,
-    y_0, y_1, y_2, y_c,
-    ACTIVATION: tl.constexpr, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    channels,
+    rows,
+    middle,
+    inner,
+    x_0,
+    x_1,
+    x_2,
+    x_c,
+    y_0,
+    y_1,
+    y_2,
+    y_c,
+    ACTIVATION: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
     """y = act((x - mean) * (rstd * weight) + bias), one tile per program."""
     ACC: tl.constexpr = mean_ptr.dtype.element_ty
@@ -210,16 +231,30 @@ def batch_norm_act_apply_kernel(
 def batch_norm_act_backward_reduce_kernel(
     dy_ptr,  # [rows, C], strides dy_0, dy_1, dy_2 and dy_c
     x_ptr,  # [rows, C], strides x_0, x_1, x_2 and x_c
-    weight_ptr, bias_ptr,  # [C] or None, each
-    mean_ptr, rstd_ptr,  # [C], each
+    weight_ptr,
+    bias_ptr,  # [C] or None, each
+    mean_ptr,
+    rstd_ptr,  # [C], each
     sum_weight_ptr,  # [splits, C], float64: partial sum of g * xhat
     sum_bias_ptr,  # [splits, C], float64: partial sum of g
     negative_slope: tl.float64,
-    channels, rows, middle, inner,
+    channels,
+    rows,
+    middle,
+    inner,
     tiles,  # tiles per split
-    dy_0, dy_1, dy_2, dy_c,
-    x_0, x_1, x_2, x_c,
-    ACTIVATION: tl.constexpr, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    dy_0,
+    dy_1,
+    dy_2,
+    dy_c,
+    x_0,
+    x_1,
+    x_2,
+    x_c,
+    ACTIVATION: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
     """Partial sums of the parameter gradients over one split of the rows; g is the gradient before the activation."""
     ACC: tl.constexpr = mean_ptr.dtype.element_ty
@@ -248,18 +283,32 @@ def batch_norm_act_backward_reduce_kernel(
 
 @triton.jit
 def batch_norm_act_backward_finish_kernel(
-    sum_weight_ptr, sum_bias_ptr,  # [splits, C], float64, each
-    grad_weight_ptr, grad_bias_ptr,  # [C], each
-    channels, splits,
-    BLOCK_SPLITS: tl.constexpr, BLOCK_C: tl.constexpr,  # BLOCK_SPLITS >= splits
+    sum_weight_ptr,
+    sum_bias_ptr,  # [splits, C], float64, each
+    rstd_ptr,  # [C]
+    grad_weight_ptr,
+    grad_bias_ptr,  # [C], each
+    per_centred_ptr,  # [C]: grad_weight * rstd / rows
+    per_element_ptr,  # [C]: grad_bias / rows
+    channels,
+    rows,
+    splits,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK_C: tl.constexpr,  # BLOCK_SPLITS >= splits
 ):
-    """Sum the splits."""
+    """Sum the splits; what the gradients take from each element in training. In float64: once per channel."""
     _, channel, keep = _program(channels, BLOCK_C)
     split = tl.arange(0, BLOCK_SPLITS)
     place = split.to(tl.int64)[:, None] * channels + channel[None, :]
     mask = (split < splits)[:, None] & keep[None, :]
-    tl.store(grad_weight_ptr + channel, tl.sum(tl.load(sum_weight_ptr + place, mask=mask, other=0.0), 0), mask=keep)
-    tl.store(grad_bias_ptr + channel, tl.sum(tl.load(sum_bias_ptr + place, mask=mask, other=0.0), 0), mask=keep)
+    grad_weight = tl.sum(tl.load(sum_weight_ptr + place, mask=mask, other=0.0), 0)
+    grad_bias = tl.sum(tl.load(sum_bias_ptr + place, mask=mask, other=0.0), 0)
+    total = tl.full((), rows, tl.float64)
+    rstd = tl.load(rstd_ptr + channel, mask=keep, other=0.0).to(tl.float64)
+    tl.store(grad_weight_ptr + channel, grad_weight, mask=keep)
+    tl.store(grad_bias_ptr + channel, grad_bias, mask=keep)
+    tl.store(per_centred_ptr + channel, grad_weight * rstd / total, mask=keep)
+    tl.store(per_element_ptr + channel, grad_bias / total, mask=keep)
 
 
 @triton.jit
@@ -267,18 +316,36 @@ def batch_norm_act_backward_apply_kernel(
     dy_ptr,  # [rows, C], strides dy_0, dy_1, dy_2 and dy_c
     x_ptr,  # [rows, C], strides x_0, x_1, x_2 and x_c
     dx_ptr,  # [rows, C], strides dx_0, dx_1, dx_2 and dx_c
-    weight_ptr, bias_ptr,  # [C] or None, each
-    mean_ptr, rstd_ptr,  # [C], each
-    grad_weight_ptr, grad_bias_ptr,  # [C], each
+    weight_ptr,
+    bias_ptr,  # [C] or None, each
+    mean_ptr,
+    rstd_ptr,  # [C], each
+    per_centred_ptr,
+    per_element_ptr,  # [C], each
     negative_slope: tl.float64,
-    channels, rows, middle, inner,
-    dy_0, dy_1, dy_2, dy_c,
-    x_0, x_1, x_2, x_c,
-    dx_0, dx_1, dx_2, dx_c,
-    TRAINING: tl.constexpr, ACTIVATION: tl.constexpr, INDEX: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    channels,
+    rows,
+    middle,
+    inner,
+    dy_0,
+    dy_1,
+    dy_2,
+    dy_c,
+    x_0,
+    x_1,
+    x_2,
+    x_c,
+    dx_0,
+    dx_1,
+    dx_2,
+    dx_c,
+    TRAINING: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """dx = rstd * weight * (g - grad_bias / rows - xhat * grad_weight / rows); in eval mode only the first term."""
+    """dx = rstd * weight * (g - per_element - (x - mean) * per_centred); in eval mode only the first term."""
     ACC: tl.constexpr = mean_ptr.dtype.element_ty
     tile, channel, keep = _program(channels, BLOCK_C)
     row = tile.to(INDEX) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -292,8 +359,6 @@ def batch_norm_act_backward_apply_kernel(
     scale, shift = _affine(weight_ptr, bias_ptr, rstd, channel, keep, ACC)
     grad = _activation_backward(grad, centred * scale + shift, tl.full((), negative_slope, ACC), ACTIVATION)
     if TRAINING:
-        total = tl.full((), rows, ACC)
-        mean_weight = _vector(grad_weight_ptr, channel, keep, ACC) / total
-        mean_bias = _vector(grad_bias_ptr, channel, keep, ACC) / total
-        grad = grad - (centred * rstd * mean_weight + mean_bias)
+        grad -= _vector(per_element_ptr, channel, keep, ACC)
+        grad -= centred * _vector(per_centred_ptr, channel, keep, ACC)
     tl.store(dx_at, grad * scale, mask=mask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,12 @@ import triton.language as tl
 from fastgan.ops.batch_norm_act import reference
 from fastgan.ops.batch_norm_act import triton_kernels as kernels
 from fastgan.ops.common.dtypes import accumulate_type
-from fastgan.ops.common.triton_runtime import launch_device
+from fastgan.ops.common.triton_runtime import launch_device, processors
 
 TILE = 2048  # elements of a tile: 16 per thread with 4 warps
 WIDEST = 64  # channels of an NHWC tile: 128 contiguous bytes of halves
-FINISH_TILE = 2048  # elements of a tile of partial results
+FINISH_TILE = 1024  # elements of a tile of partial results
+FINISH_WIDEST = 256
 PROGRAMS_PER_SM = 8
 MAX_SPLITS = 1024  # one program of the finishing kernel sees all splits of its channels at once
 MAX_INT32_ROWS = 2**30  # leaves room for the overhang of the last tile
@@ -54,14 +54,14 @@ def merge_rows(tensors: Sequence[torch.Tensor]) -> Rows | None:
     """The [rows, C] view of tensors of one shape, or None if they need more than three row coordinates."""
     first = tensors[0]
     dims = [d for d in range(first.dim()) if d != 1 and first.shape[d] != 1]
-    dims.sort(key=lambda d: -first.stride(d))  # any order of rows will do; this one merges most and walks forwards
+    dims.sort(key=first.stride, reverse=True)  # any order of rows will do; this one merges most and walks forwards
     merged: list[tuple[int, list[int]]] = []
     for d in dims:
-        size, strides = first.shape[d], [tensor.stride(d) for tensor in tensors]
-        if merged and all(outer == size * own for outer, own in zip(merged[-1][1], strides, strict=True)):
-            merged[-1] = (merged[-1][0] * size, strides)
+        size, own = first.shape[d], [tensor.stride(d) for tensor in tensors]
+        if merged and all(before == size * stride for before, stride in zip(merged[-1][1], own, strict=True)):
+            merged[-1] = (merged[-1][0] * size, own)
         else:
-            merged.append((size, strides))
+            merged.append((size, own))
     if len(merged) > 3:
         return None
     unit = (1, [0] * len(tensors))
@@ -69,9 +69,7 @@ def merge_rows(tensors: Sequence[torch.Tensor]) -> Rows | None:
     outer, middle, inner = {0: [unit] * 3, 1: [*merged, unit, unit], 2: [*merged[:1], unit, *merged[1:]]}.get(
         len(merged), merged
     )
-    strides = tuple(
-        (outer[1][i], middle[1][i], inner[1][i], tensor.stride(1)) for i, tensor in enumerate(tensors)
-    )
+    strides = tuple((outer[1][i], middle[1][i], inner[1][i], tensor.stride(1)) for i, tensor in enumerate(tensors))
     return Rows(outer[0] * middle[0] * inner[0], middle[0], inner[0], strides)
 
 
@@ -92,16 +90,10 @@ def tile_shape(rows: Rows, channels: int) -> tuple[int, int]:
     row_stride = next(s for s, n in zip(rows.strides[0][2::-1], (rows.inner, rows.middle, 0), strict=True) if n != 1)
     height, width = triton.next_power_of_2(rows.count), triton.next_power_of_2(channels)
     if rows.strides[0][3] < row_stride or row_stride == 0:
-        block_c = min(width, WIDEST)
+        block_c = min(width, max(WIDEST, TILE // min(height, TILE)))
         return min(height, TILE // block_c), block_c
     block_r = min(height, TILE)
     return block_r, min(width, TILE // block_r)
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    """Streaming multiprocessors; one where the kernels are interpreted."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,7 @@ class Splits:
     def finish(self, channels: int) -> tuple[tuple[int], dict[str, int]]:
         """Grid and block sizes of the kernel that merges the splits."""
         block_splits = triton.next_power_of_2(self.count)
-        block_c = min(triton.next_power_of_2(channels), WIDEST, FINISH_TILE // block_splits)
+        block_c = min(triton.next_power_of_2(channels), FINISH_WIDEST, FINISH_TILE // block_splits)
         return (triton.cdiv(channels, block_c),), {"BLOCK_SPLITS": block_splits, "BLOCK_C": block_c}
 
 
@@ -141,7 +133,7 @@ def split_rows(rows: Rows, channels: int, device: torch.device) -> Splits:
     """Enough splits that a few channels fill the device too."""
     block_r, block_c = tile_shape(rows, channels)
     blocks, tiles = triton.cdiv(channels, block_c), triton.cdiv(rows.count, block_r)
-    wanted = min(triton.cdiv(PROGRAMS_PER_SM * _processors(device), blocks), MAX_SPLITS)
+    wanted = min(triton.cdiv(PROGRAMS_PER_SM * processors(device), blocks), MAX_SPLITS)
     per_split = triton.cdiv(tiles, wanted)
     return Splits(block_r, block_c, blocks, per_split, triton.cdiv(tiles, per_split))
 
@@ -193,9 +185,9 @@ def train(
             ACC=tl.float64 if mean.dtype is torch.float64 else tl.float32, **splits.blocks(rows),
         )  # fmt: skip
         kernels.batch_norm_act_stats_finish_kernel[grid](
-            x, *partials, mean, rstd, mean_low, running_mean, running_var, float(momentum), float(eps),
+            *partials, mean, rstd, mean_low, running_mean, running_var, float(momentum), float(eps),
             channels, rows.count, splits.count, splits.tiles * splits.block_r,
-            rows.strides[0][3], *(0 if v is None else v.stride(0) for v in (running_mean, running_var)),
+            *(0 if v is None else v.stride(0) for v in (running_mean, running_var)),
             **blocks,
         )  # fmt: skip
     return _apply(x, weight, bias, mean, rstd, mean_low, activation, negative_slope), mean, rstd
@@ -258,7 +250,7 @@ def backward(
         zeros = input.new_zeros(channels, dtype=accumulate_type(input.dtype))
         return grad_input, zeros, zeros.clone()
     grad_weight = input.new_empty(channels, dtype=accumulate_type(input.dtype))
-    grad_bias = torch.empty_like(grad_weight)
+    grad_bias, *per_row = (torch.empty_like(grad_weight) for _ in range(3))
     rows, (x, dy) = _rows([input, grad_output], grad_input)
     x_strides, dy_strides, dx_strides = rows.strides
     vectors = [_packed(vector) for vector in (weight, bias, mean, rstd)]
@@ -272,11 +264,11 @@ def backward(
         )  # fmt: skip
         grid, blocks = splits.finish(channels)
         kernels.batch_norm_act_backward_finish_kernel[grid](
-            *partials, grad_weight, grad_bias, channels, splits.count, **blocks
+            *partials, vectors[-1], grad_weight, grad_bias, *per_row, channels, rows.count, splits.count, **blocks
         )
         grid, blocks = _elementwise(rows, channels)
         kernels.batch_norm_act_backward_apply_kernel[grid](
-            dy, x, grad_input, *vectors, grad_weight, grad_bias, float(negative_slope),
+            dy, x, grad_input, *vectors, *per_row, float(negative_slope),
             channels, *rows.sizes, *dy_strides, *x_strides, *dx_strides,
             TRAINING=bool(training), ACTIVATION=int(activation), **blocks,
         )  # fmt: skip

@@ -21,7 +21,7 @@ def _forward_fake(
     reduction: int,
     need_grad: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    dtype = input.dtype if target is None else torch.promote_types(input.dtype, target.dtype)
+    dtype = input.dtype if target is None else target.dtype
     loss = torch.empty_like(input, dtype=dtype) if reduction == reference.NONE else input.new_empty((), dtype=dtype)
     return loss, torch.empty_like(input) if need_grad else input.new_empty(0)
 

@@ -37,7 +37,7 @@ def forward(
     loss = (1 - t) * x + (softplus if p is None else (1 + (p - 1) * t) * softplus)
     if w is not None:
         loss = loss * w
-    out_dtype = input.dtype if target is None else torch.promote_types(input.dtype, target.dtype)
+    out_dtype = input.dtype if target is None else target.dtype  # torch's rule
     loss = (loss.mean() if reduction == MEAN else loss.sum() if reduction == SUM else loss).to(out_dtype)
     if not need_grad:
         return loss, input.new_empty(0)

@@ -11,7 +11,7 @@ import triton.language as tl
 from fastgan.ops.bce_with_logits import triton_kernels as kernels
 from fastgan.ops.bce_with_logits.reference import MEAN, NONE
 from fastgan.ops.common.dtypes import accumulate_type
-from fastgan.ops.common.triton_runtime import launch_device
+from fastgan.ops.common.triton_runtime import launch_device, processors
 
 BLOCK = 1024  # elements of a tile: 8 per thread with 4 warps, one 16-byte access for halves
 ONE_PROGRAM = 4 * BLOCK  # up to here one program adds everything up: one launch instead of two
@@ -30,17 +30,10 @@ def _ordered(tensor: torch.Tensor, like: torch.Tensor, device: torch.device) -> 
     """``tensor``, broadcast to ``like``'s shape, in the memory order of the dense ``like``: itself if it has that order
     already, otherwise a copy."""
     if tensor.shape == like.shape and all(
-        own == other or size == 1
-        for own, other, size in zip(tensor.stride(), like.stride(), like.shape, strict=True)
+        own == other or size == 1 for own, other, size in zip(tensor.stride(), like.stride(), like.shape, strict=True)
     ):
         return tensor
     return torch.empty_like(like, dtype=tensor.dtype, device=device).copy_(tensor)
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    """Streaming multiprocessors; one where the kernels are interpreted."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _type(dtype: torch.dtype) -> tl.dtype:
@@ -58,7 +51,7 @@ def forward(
     need_grad: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, gradient of the unreduced loss by the input, or an empty tensor). As ``reference.forward``."""
-    dtype = input.dtype if target is None else torch.promote_types(input.dtype, target.dtype)
+    dtype = input.dtype if target is None else target.dtype
     gradient = torch.empty_like(input) if need_grad else input.new_empty(0)
     elementwise = torch.empty_like(input, dtype=dtype) if reduction == NONE else None
     size = input.numel()
@@ -67,25 +60,27 @@ def forward(
         return (empty if elementwise is None else elementwise), gradient
     x = _dense(input)
     others = [None if other is None else _ordered(other, x, x.device) for other in (target, weight, pos_weight)]
-    widest = functools.reduce(torch.promote_types, (other.dtype for other in others if other is not None), dtype)
+    widest = functools.reduce(torch.promote_types, (other.dtype for other in others if other is not None), input.dtype)
     divisor = float(size) if reduction == MEAN else 1.0
     tiles = triton.cdiv(size, BLOCK)
     per_program = 1 if reduction == NONE else _tiles_per_program(size, input.device)
     programs = triton.cdiv(tiles, per_program)
-    loss = input.new_empty((), dtype=dtype) if elementwise is None else None
+    loss = input.new_empty((), dtype=dtype) if elementwise is None else elementwise
     # one program writes the loss itself, several write partial sums
-    sums = loss if loss is None or programs == 1 else input.new_empty(programs, dtype=torch.float64)
+    sums = None if elementwise is not None else loss
+    if sums is not None and programs > 1:
+        sums = input.new_empty(programs, dtype=torch.float64)
     with launch_device(input):
         kernels.bce_with_logits_kernel[(programs,)](
             x, *others, elementwise, gradient if need_grad else None, sums,
             float(target_value), divisor if programs == 1 else 1.0, size, per_program,
             ACC=_type(widest), BLOCK=BLOCK,
         )  # fmt: skip
-        if loss is not None and programs > 1:
+        if sums is not None and programs > 1:
             kernels.bce_with_logits_finish_kernel[(1,)](
                 sums, loss, divisor, programs, BLOCK=triton.next_power_of_2(programs)
             )
-    return (loss if elementwise is None else elementwise), gradient
+    return loss, gradient
 
 
 def _tiles_per_program(size: int, device: torch.device) -> int:
@@ -93,7 +88,7 @@ def _tiles_per_program(size: int, device: torch.device) -> int:
     tiles = triton.cdiv(size, BLOCK)
     if size <= ONE_PROGRAM:
         return tiles
-    return triton.cdiv(tiles, min(PROGRAMS_PER_SM * _processors(device), MAX_PROGRAMS))
+    return triton.cdiv(tiles, min(PROGRAMS_PER_SM * processors(device), MAX_PROGRAMS))
 
 
 def backward(gradient: torch.Tensor, grad_output: torch.Tensor, scale: float) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,6 +26,15 @@ def check_floating(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(
             f"{name} must have dtype float64, float32, float16 or bfloat16, but got {str(tensor.dtype)[6:]}"
         )
+
+
+def round_to(dtype: torch.dtype, value: float) -> float:
+    """The value that a tensor of ``dtype`` filled with ``value`` holds; makes no tensor, so compilers see a number."""
+    if dtype is torch.float64 or value == 0:
+        return value
+    info = torch.finfo(dtype)
+    quantum = max(math.ldexp(info.eps, math.frexp(value)[1] - 1), info.smallest_normal * info.eps)
+    return round(value / quantum) * quantum
 
 
 def autocast_low(*tensors: Any) -> tuple[Any, ...]:

@@ -38,3 +38,9 @@ def reason(*tensors: torch.Tensor | None) -> str | None:
 def launch_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[object]:
     """Makes the tensor's GPU current: Triton launches on the current device, whatever its arguments live on."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors; one where the kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -35,7 +35,7 @@ def conv_transpose2d(
     inverses = [pow(d // g, -1, s // g) if s > g else 0 for s, d, g in zip(stride, dilation, gcds, strict=True)]
     with launch_device(input):
         kernels.conv_transpose2d_kernel[(stride[0] * stride[1] * groups * n_tiles * m_tiles,)](
-            input, weight, bias, output,
+            input, weight, _packed(bias), output,
             batch, cs, cb, h, w, *output_size, rows, columns, m_tiles, n_tiles, groups,
             *input.stride(), *weight.stride(), *output.stride(),
             **_constants(geometry, weight.shape[2:]),
@@ -60,7 +60,7 @@ def conv2d(
     m_tiles, n_tiles = triton.cdiv(pixels, block_m), triton.cdiv(cs, block_n)
     with launch_device(input):
         kernels.conv2d_kernel[(groups * n_tiles * m_tiles,)](
-            input, weight, bias, output,
+            input, weight, _packed(bias), output,
             batch, cs, cb, *output_size, big_h, big_w, m_tiles, n_tiles,
             *input.stride(), *weight.stride(), *output.stride(),
             **_constants(geometry, weight.shape[2:]), **_arithmetic(input),
@@ -81,7 +81,7 @@ def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geo
     pixels = batch * h * w
     if pixels == 0 or big.numel() == 0:
         return output.zero_()
-    block_m, block_n = _channel_tile(cs, 64), _channel_tile(cb, 64)
+    block_m, block_n = _channel_tile(cs, 64), _channel_tile(cb, _width(small.dtype))
     block_k = _depth(small.dtype)
     m_tiles, n_tiles = triton.cdiv(cs, block_m), triton.cdiv(cb, block_n)
     programs = m_tiles * n_tiles * kernel_size[0] * kernel_size[1] * groups
@@ -99,6 +99,11 @@ def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geo
     return output.copy_(partial.sum(0) if splits > 1 else partial[0])
 
 
+def _packed(bias: torch.Tensor | None) -> torch.Tensor | None:
+    """A bias with stride 1 (a copy of C elements if it has another)."""
+    return None if bias is None else bias.contiguous()
+
+
 def _empty(shape: tuple[int, ...], like: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
@@ -109,14 +114,19 @@ def _channel_tile(channels: int, most: int) -> int:
 
 
 def _depth(dtype: torch.dtype) -> int:
-    """BLOCK_K: 64 bytes of halves or floats. With twice that the float32 and float64 kernels spill registers."""
+    """Largest BLOCK_K. With twice that the float32 and float64 kernels spill registers."""
     return 32 if is_half(dtype) else 16
+
+
+def _width(dtype: torch.dtype) -> int:
+    """Largest BLOCK_N. With twice that IEEE float32, which has no matrix instruction, spills registers on sm_100."""
+    return 32 if dtype is torch.float32 and not _tf32() else 64
 
 
 def _tiles(dtype: torch.dtype, pixels: int, out_channels: int, in_channels: int) -> tuple[int, int, int]:
     """(BLOCK_M, BLOCK_N, BLOCK_K) of the image kernels; 128 rows where they do not spill and leave many programs."""
     block_m = 128 if is_half(dtype) and pixels > 4096 else 64
-    return block_m, _channel_tile(out_channels, 64), _channel_tile(in_channels, _depth(dtype))
+    return block_m, _channel_tile(out_channels, _width(dtype)), _channel_tile(in_channels, _depth(dtype))
 
 
 def _splits(programs: int, k_tiles: int) -> int:
@@ -132,11 +142,15 @@ def _constants(geometry: Geometry, kernel: Pair) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _tf32() -> bool:
+    """Whether torch lets convolutions round float32 operands to TF32; its default."""
+    return cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
 def _arithmetic(tensor: torch.Tensor) -> dict[str, Any]:
     """The accumulator, the precision of float32 products (torch's setting for convolutions), the interpreter's flag."""
-    tf32 = tensor.dtype is torch.float32 and cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     return {
         "ACC": tl.float64 if tensor.dtype is torch.float64 else tl.float32,
-        "PRECISION": "tf32" if tf32 else "ieee",
+        "PRECISION": "tf32" if tensor.dtype is torch.float32 and _tf32() else "ieee",
         "UPCAST": interpreting() and is_half(tensor.dtype),
     }

@@ -1,0 +1,1 @@
+"""fastgan against torch, case by case. See README.md beside this file."""

@@ -1,0 +1,158 @@
+"""``fastgan info``: versions, devices, what is compiled, and for every op which backend runs and why not the others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+import fastgan  # noqa: F401  registers every op
+from fastgan import dispatch
+from fastgan.native import build_info
+from fastgan.version import __version__
+
+__all__ = ["main", "report"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _conv(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
+    def arguments(device: torch.device) -> tuple[Any, ...]:
+        small, big = torch.zeros(1, 2, 2, 2, device=device), torch.zeros(1, 2, 4, 4, device=device)
+        weight, geometry = torch.zeros(2, 2, 4, 4, device=device), ((2, 2), (1, 1), (1, 1), 1)
+        if op == "conv2d_weight":
+            return (small, big, (4, 4), *geometry)
+        first, size = (small, (4, 4)) if op == "conv_transpose2d" else (big, (2, 2))
+        return (first, weight, None, size, *geometry)
+
+    return arguments
+
+
+def _norm(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
+    def arguments(device: torch.device) -> tuple[Any, ...]:
+        image, vector = torch.zeros(2, 2, 2, 2, device=device), torch.ones(2, device=device)
+        if op == "batch_norm_act_train":
+            return (image, vector, vector, vector.clone(), vector.clone(), 0.1, 1e-5, 1, 0.01)
+        if op == "batch_norm_act_eval":
+            return (image, vector, vector, vector, vector, 1, 0.01)
+        return (image, image, vector, vector, vector, vector, True, 1, 0.01)
+
+    return arguments
+
+
+# Typical float32 arguments of every op: what a backend supports may depend on them.
+SAMPLES: dict[str, Callable[[torch.device], tuple[Any, ...]]] = {
+    **{op: _conv(op) for op in ("conv_transpose2d", "conv2d", "conv2d_weight")},
+    **{op: _norm(op) for op in ("batch_norm_act_train", "batch_norm_act_eval", "batch_norm_act_backward")},
+    "bce_with_logits": lambda device: (torch.zeros(8, device=device), None, 1.0, None, None, 1, True),
+    "bce_with_logits_backward": lambda device: (torch.zeros(8, device=device), torch.ones((), device=device), 0.125),
+}
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def cpu_name() -> str:
+    """The processor's model, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _devices() -> list[torch.device]:
+    return [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
+
+
+def _device(device: torch.device) -> dict[str, Any]:
+    if device.type == "cpu":
+        return {"name": cpu_name(), "threads": torch.get_num_threads()}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "memory": f"{properties.total_memory / 2**30:.0f} GiB",
+    }
+
+
+def _op(op: str, device: torch.device) -> dict[str, Any]:
+    """Which backends can run the op on typical arguments, which one runs, and why that one."""
+    arguments = SAMPLES[op](device)
+    reasons = dispatch.why_not(op, *arguments)
+    backends = {name: reason or "usable" for name, reason in reasons.items()}
+    try:
+        runs = dispatch.select(op, *arguments).name
+    except dispatch.BackendError as error:
+        return {"backends": backends, "runs": None, "why": str(error)}
+    if dispatch._forced is not None:
+        why = "forced by FASTGAN_BACKEND or use_backend"
+    elif runs != "reference":
+        why = f"measured to be at least as fast as the reference on {device.type}"
+    elif [name for name, reason in reasons.items() if reason is None] == ["reference"]:
+        why = "nothing else can run here"
+    else:
+        why = f"nothing else that can run is measured to be faster on {device.type}"
+    return {"backends": backends, "runs": runs, "why": why}
+
+
+def report() -> dict[str, Any]:
+    """Everything that ``fastgan info`` says, as plain data.
+
+    Returns:
+        ``versions``, ``build`` (:func:`fastgan.native.build_info`), and per device of ``devices`` its properties and
+        ``ops``: for each op the ``backends`` ("usable" or the reason why not), the one that ``runs``, and ``why``.
+    """
+    versions = {"fastgan": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions.update({"triton": _installed("triton"), "numpy": _installed("numpy")})
+    versions["cuda of torch"] = torch.version.cuda or "none"
+    devices = {str(d): {**_device(d), "ops": {op: _op(op, d) for op in dispatch.op_names()}} for d in _devices()}
+    return {"versions": versions, "build": build_info(), "devices": devices}
+
+
+def _print(content: dict[str, Any]) -> None:
+    for name, version in content["versions"].items():
+        print(f"{name}: {version}")
+    for name, state in content["build"].items():
+        print(f"{name}: {state}")
+    for name, device in content["devices"].items():
+        properties = ", ".join(f"{key} {value}" for key, value in device.items() if key != "ops")
+        print(f"\n{name}: {properties}")
+        for op, state in device["ops"].items():
+            print(f"  {op}: {state['runs'] or 'cannot run'} ({state['why']})")
+            for backend, usable in state["backends"].items():
+                if backend != state["runs"]:
+                    print(f"    {backend}: {usable}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``fastgan info`` with the arguments ``argv``. Returns 0.
+
+    Raises:
+        SystemExit: wrong arguments (code 2, after one line), or ``--help``.
+    """
+    parser = _Parser(prog="fastgan info", description="Versions, devices, and which backend runs each op and why.")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    args = parser.parse_args(argv)
+    content = report()
+    if args.json:
+        json.dump(content, sys.stdout, indent=1)
+        print()
+    else:
+        _print(content)
+    return 0

@@ -1,0 +1,124 @@
+"""torch.library.opcheck for every op: schema, fake kernels, autograd registration, per layout, dtype and shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastgan import dispatch
+from fastgan.functional import batch_norm_act, binary_cross_entropy_with_logits, conv2d, conv_transpose2d
+from tests.ops.cases import LAYOUTS, dtypes, integers
+
+CHECKS = ("test_schema", "test_faketensor", "test_autograd_registration")
+GEOMETRY = ((2, 1), (1, 0), (1, 2), 2)
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def image(shape, layout, dtype, device):
+    return LAYOUTS[layout](integers(shape).to(device, dtype))
+
+
+def check(name, *args):
+    torch.library.opcheck(getattr(torch.ops.fastgan, name).default, args, test_utils=CHECKS)
+
+
+@dtypes
+@layouts
+def test_conv_transpose2d(layout, dtype, device):
+    x, w = image((2, 4, 3, 3), layout, dtype, device), image((4, 3, 3, 2), layout, dtype, device)
+    check("conv_transpose2d", x, w, integers((6,)).to(device, dtype), (6, 5), *GEOMETRY)
+
+
+@dtypes
+@layouts
+def test_conv2d(layout, dtype, device):
+    x, w = image((2, 6, 6, 5), layout, dtype, device), image((4, 3, 3, 2), layout, dtype, device)
+    check("conv2d", x, w, None, (3, 3), *GEOMETRY)
+
+
+@dtypes
+@layouts
+def test_conv2d_weight(layout, dtype, device):
+    small, big = image((2, 4, 3, 3), layout, dtype, device), image((2, 6, 6, 5), layout, dtype, device)
+    check("conv2d_weight", small, big, (3, 2), *GEOMETRY)
+
+
+@dtypes
+@layouts
+@pytest.mark.parametrize("buffers", [True, False], ids=["buffers", "no-buffers"])
+def test_batch_norm_act_train(buffers, layout, dtype, device):
+    x = image((4, 3, 4, 4), layout, dtype, device)
+    vectors = [torch.rand(3, device=device, dtype=dtype) for _ in range(4)]
+    mean, var = vectors[2:] if buffers else (None, None)
+    check("batch_norm_act_train", x, *vectors[:2], mean, var, 0.1, 1e-5, 1, 0.0)
+
+
+@dtypes
+@layouts
+def test_batch_norm_act_eval(layout, dtype, device):
+    x = image((4, 3, 4, 4), layout, dtype, device)
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    check("batch_norm_act_eval", x, None, None, *(torch.rand(3, device=device, dtype=wide) for _ in range(2)), 2, 0.2)
+
+
+@dtypes
+@layouts
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_batch_norm_act_backward(training, layout, dtype, device):
+    x, grad = image((4, 3, 4, 4), layout, dtype, device), image((4, 3, 4, 4), "nchw", dtype, device)
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    statistics = [torch.rand(3, device=device, dtype=wide) for _ in range(2)]
+    check(
+        "batch_norm_act_backward",
+        grad,
+        x,
+        torch.ones(3, device=device, dtype=dtype),
+        None,
+        *statistics,
+        training,
+        1,
+        0.0,
+    )
+
+
+@dtypes
+@layouts
+@pytest.mark.parametrize("reduction", [0, 1, 2], ids=["none", "mean", "sum"])
+def test_bce_with_logits(reduction, layout, dtype, device):
+    x = image((2, 3, 4, 4), layout, dtype, device)
+    check(
+        "bce_with_logits", x, torch.rand_like(x), 0.0, None, torch.ones(4, device=device, dtype=dtype), reduction, True
+    )
+    check("bce_with_logits", x, None, 0.9, None, None, reduction, False)
+
+
+@dtypes
+@layouts
+def test_bce_with_logits_backward(layout, dtype, device):
+    gradient = image((2, 3, 4, 4), layout, dtype, device)
+    check("bce_with_logits_backward", gradient, torch.ones((), device=device, dtype=dtype), 0.25)
+
+
+def test_every_op_is_checked_here():
+    checked = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert set(dispatch.op_names()) <= checked
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("conv_transpose2d", lambda x: conv_transpose2d(x, torch.ones(3, 2, 4, 4), None, 2, 1)),
+        ("conv2d", lambda x: conv2d(x, torch.ones(2, 3, 3, 3), None, 2, 1)),
+        ("batch_norm_act", lambda x: batch_norm_act(x, None, None, training=True)),
+        ("loss", lambda x: binary_cross_entropy_with_logits(x, 1.0, reduction="none")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_shapes_on_the_meta_device(name, call):
+    """Shape inference without data: the same sizes and strides as on a device."""
+    x = torch.randn(2, 3, 5, 5)
+    with torch.device("meta"):
+        meta = call(x.to("meta"))
+    real = call(x)
+    assert meta.is_meta and meta.shape == real.shape and meta.stride() == real.stride() and meta.dtype == real.dtype

@@ -82,20 +82,11 @@ def batch_norm_act_stats_kernel(
     x_ptr,  # [rows, C], strides x_0, x_1, x_2 and x_c
     partial_mean_ptr,  # [splits, C], float64: partial mean
     partial_m2_ptr,  # [splits, C], float64: partial sum of squared deviations
-    channels,
-    rows,
-    middle,
-    inner,
+    channels, rows, middle, inner,
     tiles,  # tiles per split
-    x_0,
-    x_1,
-    x_2,
-    x_c,
-    ACC: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    x_0, x_1, x_2, x_c,
+    ACC: tl.constexpr, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """Partial statistics of one split of the rows: Welford per lane, then one merge of the lanes.
 
     A lane takes its data relative to the first of them: what it rounds has the size of the deviations, not of the mean.
@@ -138,24 +129,16 @@ def _update(place, new, share, keep):
 
 @triton.jit
 def batch_norm_act_stats_finish_kernel(
-    partial_mean_ptr,
-    partial_m2_ptr,  # [splits, C], float64, each
-    mean_ptr,
-    rstd_ptr,  # [C], each
+    partial_mean_ptr, partial_m2_ptr,  # [splits, C], float64, each
+    mean_ptr, rstd_ptr,  # [C], each
     mean_low_ptr,  # [C] or None: what rounding took from mean
     running_mean_ptr,  # [C] or None, stride running_mean_c
     running_var_ptr,  # [C] or None, stride running_var_c
-    momentum: tl.float64,
-    eps: tl.float64,
-    channels,
-    rows,
-    splits,
-    rows_per_split,
-    running_mean_c,
+    momentum: tl.float64, eps: tl.float64, channels, rows, splits, rows_per_split, running_mean_c,
     running_var_c,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_C: tl.constexpr,  # BLOCK_SPLITS >= splits
-):
+):  # fmt: skip
     """Merge the splits; mean, rstd and the running statistics (the variance unbiased). In float64: once per channel."""
     _, channel, keep = _program(channels, BLOCK_C)
     split = tl.arange(0, BLOCK_SPLITS).to(tl.int64)
@@ -184,29 +167,14 @@ def batch_norm_act_stats_finish_kernel(
 def batch_norm_act_apply_kernel(
     x_ptr,  # [rows, C], strides x_0, x_1, x_2 and x_c
     y_ptr,  # [rows, C], strides y_0, y_1, y_2 and y_c
-    weight_ptr,
-    bias_ptr,  # [C] or None, each
-    mean_ptr,
-    rstd_ptr,  # [C], each
+    weight_ptr, bias_ptr,  # [C] or None, each
+    mean_ptr, rstd_ptr,  # [C], each
     mean_low_ptr,  # [C] or None: mean is mean + mean_low
-    negative_slope: tl.float64,
-    channels,
-    rows,
-    middle,
-    inner,
-    x_0,
-    x_1,
-    x_2,
-    x_c,
-    y_0,
-    y_1,
-    y_2,
-    y_c,
-    ACTIVATION: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    negative_slope: tl.float64, channels, rows, middle, inner,
+    x_0, x_1, x_2, x_c,
+    y_0, y_1, y_2, y_c,
+    ACTIVATION: tl.constexpr, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """y = act((x - mean) * (rstd * weight) + bias), one tile per program."""
     ACC: tl.constexpr = mean_ptr.dtype.element_ty
     tile, channel, keep = _program(channels, BLOCK_C)
@@ -231,31 +199,16 @@ def batch_norm_act_apply_kernel(
 def batch_norm_act_backward_reduce_kernel(
     dy_ptr,  # [rows, C], strides dy_0, dy_1, dy_2 and dy_c
     x_ptr,  # [rows, C], strides x_0, x_1, x_2 and x_c
-    weight_ptr,
-    bias_ptr,  # [C] or None, each
-    mean_ptr,
-    rstd_ptr,  # [C], each
+    weight_ptr, bias_ptr,  # [C] or None, each
+    mean_ptr, rstd_ptr,  # [C], each
     sum_weight_ptr,  # [splits, C], float64: partial sum of g * xhat
     sum_bias_ptr,  # [splits, C], float64: partial sum of g
-    negative_slope: tl.float64,
-    channels,
-    rows,
-    middle,
-    inner,
+    negative_slope: tl.float64, channels, rows, middle, inner,
     tiles,  # tiles per split
-    dy_0,
-    dy_1,
-    dy_2,
-    dy_c,
-    x_0,
-    x_1,
-    x_2,
-    x_c,
-    ACTIVATION: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    dy_0, dy_1, dy_2, dy_c,
+    x_0, x_1, x_2, x_c,
+    ACTIVATION: tl.constexpr, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """Partial sums of the parameter gradients over one split of the rows; g is the gradient before the activation."""
     ACC: tl.constexpr = mean_ptr.dtype.element_ty
     split, channel, keep = _program(channels, BLOCK_C)
@@ -283,19 +236,15 @@ def batch_norm_act_backward_reduce_kernel(
 
 @triton.jit
 def batch_norm_act_backward_finish_kernel(
-    sum_weight_ptr,
-    sum_bias_ptr,  # [splits, C], float64, each
+    sum_weight_ptr, sum_bias_ptr,  # [splits, C], float64, each
     rstd_ptr,  # [C]
-    grad_weight_ptr,
-    grad_bias_ptr,  # [C], each
+    grad_weight_ptr, grad_bias_ptr,  # [C], each
     per_centred_ptr,  # [C]: grad_weight * rstd / rows
     per_element_ptr,  # [C]: grad_bias / rows
-    channels,
-    rows,
-    splits,
+    channels, rows, splits,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_C: tl.constexpr,  # BLOCK_SPLITS >= splits
-):
+):  # fmt: skip
     """Sum the splits; what the gradients take from each element in training. In float64: once per channel."""
     _, channel, keep = _program(channels, BLOCK_C)
     split = tl.arange(0, BLOCK_SPLITS)
@@ -316,35 +265,16 @@ def batch_norm_act_backward_apply_kernel(
     dy_ptr,  # [rows, C], strides dy_0, dy_1, dy_2 and dy_c
     x_ptr,  # [rows, C], strides x_0, x_1, x_2 and x_c
     dx_ptr,  # [rows, C], strides dx_0, dx_1, dx_2 and dx_c
-    weight_ptr,
-    bias_ptr,  # [C] or None, each
-    mean_ptr,
-    rstd_ptr,  # [C], each
-    per_centred_ptr,
-    per_element_ptr,  # [C], each
-    negative_slope: tl.float64,
-    channels,
-    rows,
-    middle,
-    inner,
-    dy_0,
-    dy_1,
-    dy_2,
-    dy_c,
-    x_0,
-    x_1,
-    x_2,
-    x_c,
-    dx_0,
-    dx_1,
-    dx_2,
-    dx_c,
-    TRAINING: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_R: tl.constexpr,
+    weight_ptr, bias_ptr,  # [C] or None, each
+    mean_ptr, rstd_ptr,  # [C], each
+    per_centred_ptr, per_element_ptr,  # [C], each
+    negative_slope: tl.float64, channels, rows, middle, inner,
+    dy_0, dy_1, dy_2, dy_c,
+    x_0, x_1, x_2, x_c,
+    dx_0, dx_1, dx_2, dx_c,
+    TRAINING: tl.constexpr, ACTIVATION: tl.constexpr, INDEX: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+):  # fmt: skip
     """dx = rstd * weight * (g - per_element - (x - mean) * per_centred); in eval mode only the first term."""
     ACC: tl.constexpr = mean_ptr.dtype.element_ty
     tile, channel, keep = _program(channels, BLOCK_C)

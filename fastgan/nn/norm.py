@@ -40,10 +40,21 @@ activation=leaky_relu, negative_slope=0.2)
     negative_slope: float
 
     def __init__(
-        self, num_features: int, *args: Any, activation: str = "relu", negative_slope: float = 0.01, **kwargs: Any
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str = "relu",
+        negative_slope: float = 0.01,
+        **kwargs: Any,  # bias=, from torch 2.13 on
     ) -> None:
         _activation.parse(activation)
-        super().__init__(num_features, *args, **kwargs)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **kwargs)
         self.activation = activation
         self.negative_slope = negative_slope
 

@@ -50,7 +50,7 @@ def check(
     elif not math.isfinite(target):
         raise ValueError(f"{name}: target must be finite, but got {target!r}")
     for label, tensor in (("target", target), ("weight", weight), ("pos_weight", pos_weight)):
-        if tensor is None or isinstance(tensor, numbers.Real):
+        if tensor is None or (label == "target" and not isinstance(tensor, torch.Tensor)):
             continue
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name}(): argument '{label}' must be Tensor, not {type(tensor).__name__}")

@@ -125,9 +125,10 @@ def test_a_constant_channel_is_finite(value, activation, backend, device):
 @pytest.mark.parametrize(
     ("momentum", "mean", "var"), [(0.0, 4.0, 8.0), (0.5, 3.0, 5.0), (1.0, 2.0, 2.0)], ids=["0", "0.5", "1"]
 )
-def test_the_running_variance_of_two_values_is_unbiased(momentum, mean, var, backend, device):
-    x = torch.tensor([1.0, 3.0], device=device).view(2, 1, 1, 1)
-    buffers = torch.full((1,), 4.0, device=device), torch.full((1,), 8.0, device=device)
+@dtypes
+def test_the_running_variance_of_two_values_is_unbiased(dtype, momentum, mean, var, backend, device):
+    x = torch.tensor([1.0, 3.0], device=device, dtype=dtype).view(2, 1, 1, 1)
+    buffers = torch.full((1,), 4.0, device=device, dtype=dtype), torch.full((1,), 8.0, device=device, dtype=dtype)
     batch_norm_act(x, *buffers, training=True, momentum=momentum)
     assert [float(buffer) for buffer in buffers] == [mean, var]
 

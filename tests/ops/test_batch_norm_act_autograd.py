@@ -102,6 +102,22 @@ def test_weight_may_be_a_function_of_the_input(training, backend, device):
         assert_tight("gradient", one, other)
 
 
+@modes
+def test_the_input_may_be_a_function_of_the_weight(training, backend, device):
+    """The other way round: the gradient to the weight itself must not also run through the input."""
+    tensors, _, buffers = setup(device)
+    x, weight, bias = (tensor.detach().requires_grad_() for tensor in tensors)
+
+    def second(function):
+        scaled = x * weight.view(1, -1, 1, 1) ** 2
+        output = function((scaled, weight, bias), [buffer.clone() for buffer in buffers], training)
+        (first,) = torch.autograd.grad(output.square().sum(), weight, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), [x, weight, bias])
+
+    for one, other in zip(second(ours), second(torchs), strict=True):
+        assert_tight("gradient", one, other)
+
+
 def test_eval_forward_train_forward_then_backward_of_the_first(backend, device):
     tensors, grad, buffers = setup(device)
     judged = torch.autograd.grad(torchs(tensors, [b.clone() for b in buffers], False), tensors, grad)

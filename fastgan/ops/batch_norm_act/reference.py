@@ -1,8 +1,9 @@
 """Batch norm + activation in plain torch, cut at its reductions, and the differentiable form that serves double
 backward.
 
-Everything is computed as ``(x - mean) * rstd * weight + bias``: subtracting first keeps what folding the mean into the
-bias loses when the mean is large (torch's own kernel folds it).
+Everything is computed as ``(x - mean) * rstd * weight + bias``: folding the mean into the bias, as torch's kernel does,
+loses more when the mean is large (float32, mean 1e4, std 0.1: error 4.7e-3 against 7.0e-3; what is left is the rounding
+of the mean itself, which the Triton kernels carry in two parts).
 """
 
 from __future__ import annotations

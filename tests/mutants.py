@@ -214,7 +214,7 @@ MUTANTS = (
     Mutant("digest_not_checked", "fastgan/training/checkpoint.py",
            '    if trailer != _MARK + hashlib.sha256(body).hexdigest().encode() + b"\\n":', "    if False:",
            "tests/training/test_checkpoint.py"),
-    Mutant("file_written_in_place", "fastgan/training/files.py",
+    Mutant("file_written_in_place", "fastgan/files.py",
            'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")', "temporary = path",
            "tests/training/test_checkpoint.py"),
 )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from fastgan.data import load
 from fastgan.evaluation.judge import class_accuracy, evaluation_record, trained_judge
+from fastgan.files import atomic_write
 from fastgan.training import classes_of, load_generator
-from fastgan.training.files import EVALUATION, JUDGE, atomic_write
+from fastgan.training.run_folder import EVALUATION, JUDGE
 
 from .arguments import CommandError, default_device, device_name, positive_int, seed_number
 

@@ -5,10 +5,10 @@ The loop is imported from its own module, ``fastgan.training.loop``, because it 
 
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .files import RunError, open_run
 from .health import NonFiniteError
 from .losses import GENERATOR_LOSSES, discriminator_loss, generator_loss
 from .networks import NETWORKS, Generator, classes_of, generate, load_generator
+from .run_folder import RunError, open_run
 from .step import METRICS, Players, train_step
 
 __all__ = [

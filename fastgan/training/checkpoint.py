@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .files import atomic_write
+from fastgan.files import atomic_write
 
 _MARK = b"\nfastgan sha256 "
 _TRAILER_BYTES = len(_MARK) + 64 + 1

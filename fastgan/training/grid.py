@@ -8,9 +8,8 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgan.files import atomic_write
 from fastgan.version import __version__
-
-from .files import atomic_write
 
 GAP = 2  # pixels between the images of a grid
 

@@ -16,7 +16,7 @@ from fastgan.models import (
 )
 
 from .checkpoint import CheckpointError, load_checkpoint
-from .files import CHECKPOINT
+from .run_folder import CHECKPOINT
 
 Generator = GANGenerator | DCGANGenerator | CGANGenerator
 Discriminator = GANDiscriminator | DCGANDiscriminator | CGANDiscriminator

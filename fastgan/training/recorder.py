@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .checkpoint import save_checkpoint
 from .config import TrainConfig
-from .files import CHECKPOINT, LOSSES, SAMPLES
 from .grid import save_grid
 from .health import NonFiniteError, bad_weight
 from .networks import classes_of, generate
+from .run_folder import CHECKPOINT, LOSSES, SAMPLES
 from .step import METRICS, Players
 
 GRID_ROWS = GRID_COLUMNS = 10

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastgan.files import atomic_write
 from fastgan.training import CheckpointError, load_checkpoint, save_checkpoint
 from fastgan.training import checkpoint as checkpoint_module
-from fastgan.training.files import atomic_write
 
 
 def content(seed: int = 0, size: int = 300) -> dict[str, object]:

@@ -1,7 +1,6 @@
-"""Files that are either wholly the old ones or wholly the new ones, and the folder of a run."""
+"""The folder of a run: its files by name, and who may write to it."""
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,29 +15,6 @@ LOCK = ".lock"
 
 class RunError(RuntimeError):
     """A run folder that must not be written to. The message is one line and says what to do."""
-
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """Replace the file at ``path`` by ``data``: after a crash, a full disk or a power cut it is the old or the new one.
-
-    Raises OSError, naming ``path``, if it cannot be written; the old file, if any, is then untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name lives in the folder, which has its own place on the disk
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

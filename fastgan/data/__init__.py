@@ -1,6 +1,9 @@
-"""Datasets, whole, on the training device."""
+"""Datasets in the form a model wants: small ones whole on the training device, large folders streamed."""
 
-from .datasets import DATASETS, ImageSet, load, normalise
-from .idx import DataError, read_idx
+from .datasets import DATASETS, load
+from .errors import DataError
+from .idx import read_idx
+from .image_files import ImageFiles
+from .images import Images, ImageSet, normalise
 
-__all__ = ["DATASETS", "DataError", "ImageSet", "load", "normalise", "read_idx"]
+__all__ = ["DATASETS", "DataError", "ImageFiles", "ImageSet", "Images", "load", "normalise", "read_idx"]

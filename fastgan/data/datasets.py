@@ -1,8 +1,7 @@
-"""The two datasets, whole, as one uint8 tensor on the training device. Batches are normalised as they are taken."""
+"""The datasets by their names, and the places in which they are looked for."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,49 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .idx import DataError, read_idx
+from fastgan.files import cache_folder
 
-CLASSES = 10
+from . import cifar, fashion
+from .download import download
+from .errors import DataError
+from .folder import PREFIX, load_folder
+from .images import Images, ImageSet
+
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
-DATASETS = ("digits", "fashion-mnist")
+DATASETS = ("digits", "fashion-mnist", "cifar-10")
 DIGITS_TRAIN = 1500  # of 1,797; the set is ordered by writer, so the rest were written by other hands
 
 Split = Literal["train", "test"]
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A labelled dataset. ``images``: uint8 [N, C, H, W]; ``labels``: int64 [N] in [0, classes); on one device."""
-
-    name: str
-    origin: str
-    images: Tensor
-    labels: Tensor
-    classes: int = CLASSES
-
-    def __len__(self) -> int:
-        return self.images.shape[0]
-
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order: images float32 [batch_size, C, H, W] in [-1, 1], and their labels.
-
-        ``generator`` is a CPU one, so that a seed gives the same order on every device. The last, incomplete batch is
-        left out: batch norm would weigh its few images like a whole batch.
-
-        Raises DataError if not even one batch can be made.
-        """
-        if batch_size > len(self):
-            raise DataError(f"batch size {batch_size} is larger than the {len(self)} training images of {self.name}")
-        order = torch.randperm(len(self), generator=generator).to(self.images.device)
-        for start in range(0, len(self) - batch_size + 1, batch_size):
-            index = order[start : start + batch_size]
-            yield normalise(self.images[index]), self.labels[index]
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 images, 0 to 255 -> float32 images, -1 to 1."""
-    return images.float().div_(127.5).sub_(1.0)
+Find = Callable[[Path, Split], Path | None]
 
 
 def load(
@@ -62,25 +33,39 @@ def load(
     channels: int,
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
-) -> ImageSet:
-    """Load ``name``, "digits" or "fashion-mnist", in the form a model wants: [N, channels, image_size, image_size].
+) -> Images:
+    """Load ``name`` in the form a model wants: [N, channels, image_size, image_size], ``channels`` 1 or 3.
 
-    ``data_dir`` is where the files of Fashion-MNIST are looked for first; then $FASTGAN_DATA, then the folder of the
-    Debian package. The digits come with scikit-learn.
+    ``name``: "digits", which come with scikit-learn; "fashion-mnist"; "cifar-10"; or "folder:PATH", a folder of
+    images. ``data_dir``: the folder that has the files of Fashion-MNIST or CIFAR-10. Without it they are looked for in
+    $FASTGAN_DATA, the folder of the Debian package and the cache, and else downloaded into the cache.
 
+    Returns an ImageSet, or ImageFiles for a folder too large for the memory.
     Raises DataError for an unknown name and for a dataset that is missing or damaged, ModuleNotFoundError if
-    scikit-learn is needed and not installed.
+    scikit-learn, torchvision or Pillow is needed and not installed.
     """
+    if channels not in (1, 3):
+        raise DataError(f"channels={channels}: images have 1 or 3")
+    if name.startswith(PREFIX):
+        return load_folder(name, split, image_size, channels, torch.device(device))
     if name == "digits":
         images, labels, origin = _digits(split)
         images = _resize(images, image_size)
+        class_names = tuple("0123456789")
     elif name == "fashion-mnist":
-        images, labels, origin = _fashion_mnist(split, data_dir)
-        images = _pad(images, image_size)
+        source = _find(fashion.find, name, split, data_dir) or _download_fashion(split)
+        images, labels, origin = *fashion.read(source, split), str(source)
+        images = fashion.fit(images, image_size)
+        class_names = fashion.CLASS_NAMES
+    elif name == "cifar-10":
+        source = _find(cifar.find, name, split, data_dir) or _download_cifar()
+        images, labels, origin = *cifar.read(source, split), str(source)
+        images = cifar.fit(images, image_size, channels)
+        class_names = cifar.CLASS_NAMES
     else:
-        raise DataError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
+        raise DataError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}, {PREFIX}PATH")
     images = images.expand(-1, channels, -1, -1).contiguous()  # [N, 1, H, W] -> [N, C, H, W]
-    return ImageSet(name, origin, images.to(device), labels.to(device))
+    return ImageSet(name, origin, images.to(device), labels.to(device), len(class_names), class_names)
 
 
 def _digits(split: Split) -> tuple[Tensor, Tensor, str]:
@@ -99,46 +84,55 @@ def _resize(images: Tensor, size: int) -> Tensor:
     return resized.round_().to(torch.uint8)
 
 
-def _pad(images: Tensor, size: int) -> Tensor:
-    """uint8 [N, 1, 28, 28] -> [N, 1, size, size], framed in black: stretching would blur what is sharp."""
-    margin = size - images.shape[-1]
-    if margin < 0 or margin % 2:
-        raise DataError(f"fashion-mnist images are 28x28 and cannot be framed to {size}x{size}")
-    return F.pad(images, (margin // 2,) * 4)
+def _places(name: str) -> list[Path]:
+    places = [Path(os.environ["FASTGAN_DATA"])] if os.environ.get("FASTGAN_DATA") else []
+    if name == fashion.NAME:
+        places.append(DEBIAN_FOLDER)
+    return [*places, cache_folder() / name]
 
 
-def _fashion_mnist(split: Split, data_dir: Path | None) -> tuple[Tensor, Tensor, str]:
-    prefix = "train" if split == "train" else "t10k"
-    folder = _find_folder(f"{prefix}-images-idx3-ubyte", data_dir)
-    images_path = _file(folder, f"{prefix}-images-idx3-ubyte")
-    labels_path = _file(folder, f"{prefix}-labels-idx1-ubyte")
-    images, labels = read_idx(images_path, dims=3), read_idx(labels_path, dims=1)
-    if images.shape[1:] != (28, 28):
-        raise DataError(f"{images_path}: images of {images.shape[1]}x{images.shape[2]} pixels, expected 28x28")
-    if len(images) != len(labels):
-        raise DataError(f"{labels_path}: {len(labels)} labels for the {len(images)} images of {images_path.name}")
-    if labels.max() >= CLASSES:
-        raise DataError(f"{labels_path}: label {int(labels.max())} is not one of 0 to {CLASSES - 1}")
-    return images.unsqueeze(1), labels.long(), str(folder)
+def _find(find: Find, name: str, split: Split, data_dir: Path | None) -> Path | None:
+    """Where the data is, or None if it must be downloaded. What the user names is the only place looked at."""
+    if data_dir is None:
+        return next((found for place in _places(name) if (found := find(place, split)) is not None), None)
+    source = find(data_dir, split)
+    if source is None:
+        raise DataError(f"{data_dir}: no {name} ({split}) in it: {_wanted(name, split)}")
+    return source
 
 
-def _find_folder(stem: str, data_dir: Path | None) -> Path:
-    places = [data_dir] if data_dir is not None else []
-    if os.environ.get("FASTGAN_DATA"):
-        places.append(Path(os.environ["FASTGAN_DATA"]))
-    places.append(DEBIAN_FOLDER)
-    for place in places:
-        if any((place / name).is_file() for name in (stem, f"{stem}.gz")):
-            return place
-    looked = ", ".join(str(place) for place in places)
-    raise DataError(
-        f"no fashion-mnist: {stem}[.gz] is in none of {looked}; "
-        f"install the Debian package {DEBIAN_PACKAGE}, or name the folder with --data-dir or FASTGAN_DATA"
-    )
+def _wanted(name: str, split: Split) -> str:
+    if name == fashion.NAME:
+        return f"expected {fashion.stems(split)[0]}[.gz], there or in a subfolder {' or '.join(fashion.FOLDERS[1:])}"
+    return "expected " + " or ".join(f"{version.archive} or {version.folder}" for version in cifar.VERSIONS)
 
 
-def _file(folder: Path, stem: str) -> Path:
-    for path in (folder / stem, folder / f"{stem}.gz"):
-        if path.is_file():
-            return path
-    raise DataError(f"{folder / stem}: missing, as is {stem}.gz beside it")
+def _download_fashion(split: Split) -> Path:
+    from torchvision.datasets import FashionMNIST
+
+    folder = cache_folder() / fashion.NAME
+    names = [f"{stem}.gz" for stem in fashion.stems(split)]
+    # The labels first: the folder counts as found when it has the images.
+    for file, md5 in sorted(FashionMNIST.resources, key=lambda resource: "labels" not in resource[0]):
+        if file in names and not (folder / file).is_file():
+            _download([mirror + file for mirror in FashionMNIST.mirrors], md5, folder / file, fashion.NAME)
+    return folder
+
+
+def _download_cifar() -> Path:
+    from torchvision.datasets import CIFAR10
+
+    path = cache_folder() / cifar.NAME / CIFAR10.filename
+    _download([CIFAR10.url], CIFAR10.tgz_md5, path, cifar.NAME)
+    return path
+
+
+def _download(urls: list[str], md5: str, path: Path, name: str) -> None:
+    try:
+        download(urls, md5, path)
+    except DataError as error:
+        package = f"install the Debian package {DEBIAN_PACKAGE}, " if name == fashion.NAME else ""
+        raise DataError(
+            f"no {name} in {', '.join(str(place) for place in _places(name))}, and the download failed; {package}"
+            f"or put the files into a folder and name it with --data-dir or FASTGAN_DATA ({error})"
+        ) from error

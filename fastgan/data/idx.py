@@ -13,13 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .errors import DataError
+
 UNSIGNED_BYTE = 0x08
 # A real set holds 47 MB. The cap keeps a hostile header, or a gzip bomb, from asking for all the memory there is.
 LARGEST = 1 << 30
-
-
-class DataError(ValueError):
-    """A dataset that is missing, damaged or not what it should be. The message is one line and names the file."""
 
 
 def read_idx(path: Path, dims: int) -> Tensor:

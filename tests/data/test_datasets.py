@@ -1,40 +1,29 @@
-"""Both datasets: the forms that the models want, the places looked at, and what is refused."""
+"""Digits and Fashion-MNIST: the forms that the models want, the places looked at, and what is refused."""
 
-import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from fastgan.data import DataError, ImageSet, datasets, load, normalise
+from fastgan.data import DATASETS, DataError, ImageSet, datasets, load
+
+from .writers import write_cifar, write_fashion
 
 REAL = datasets.DEBIAN_FOLDER
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"{datasets.DEBIAN_PACKAGE} is not installed")
 
 
-def write_fashion(
-    folder: Path, count: int = 12, labels: list[int] | None = None, side: int = 28, prefix: str = "train"
-) -> None:
-    """A small set in the real files' format: image i is filled with the value i."""
-    labels = [i % 10 for i in range(count)] if labels is None else labels
-    pixels = b"".join(bytes([i]) * side * side for i in range(count))
-    folder.mkdir(parents=True, exist_ok=True)
-    header = struct.pack(">HBBIII", 0, 8, 3, count, side, side)
-    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + pixels)
-    header = struct.pack(">HBBI", 0, 8, 1, len(labels))
-    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + bytes(labels))
-
-
-@pytest.fixture(autouse=True)
-def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No dataset is found unless a test says where."""
-    monkeypatch.delenv("FASTGAN_DATA", raising=False)
-    monkeypatch.setattr(datasets, "DEBIAN_FOLDER", tmp_path / "debian")
+def load_set(name: str, split: str, size: int, channels: int, data_dir: Path | None = None) -> ImageSet:
+    data = load(name, split, size, channels, data_dir)  # type: ignore[arg-type]
+    assert isinstance(data, ImageSet)
+    return data
 
 
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (32, 3)])
 def test_digits(size: int, channels: int) -> None:
-    train, test = load("digits", "train", size, channels), load("digits", "test", size, channels)
+    train, test = load_set("digits", "train", size, channels), load_set("digits", "test", size, channels)
     assert (len(train), len(test)) == (1500, 297)
     assert train.images.shape == (1500, channels, size, size)
     assert train.images.dtype == torch.uint8
@@ -46,13 +35,13 @@ def test_digits(size: int, channels: int) -> None:
 
 def test_fashion_is_framed_and_repeated(tmp_path: Path) -> None:
     write_fashion(tmp_path)
-    data = load("fashion-mnist", "train", 32, 3, tmp_path)
+    data = load_set("fashion-mnist", "train", 32, 3, tmp_path)
     assert data.images.shape == (12, 3, 32, 32)
     image = data.images[7]
     assert image[:, 2:30, 2:30].eq(7).all()
     assert image.sum() == 7 * 3 * 28 * 28  # the frame is black
     assert data.origin == str(tmp_path)
-    plain = load("fashion-mnist", "train", 28, 1, tmp_path)
+    plain = load_set("fashion-mnist", "train", 28, 1, tmp_path)
     assert plain.images.shape == (12, 1, 28, 28)
     assert plain.labels.tolist() == [i % 10 for i in range(12)]
 
@@ -68,12 +57,47 @@ def test_places_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert load("fashion-mnist", "train", 28, 1, flag).origin == str(flag)
 
 
-def test_missing_names_every_place_and_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_subfolders_of_a_place(tmp_path: Path) -> None:
+    for folder in ("fashion-mnist", "FashionMNIST/raw"):
+        place = tmp_path / folder[:7]
+        write_fashion(place / folder)
+        assert load("fashion-mnist", "train", 28, 1, place).origin == str(place / folder)
+    for form in ("binary", "python2"):  # if both are there, the Python version, which is what is downloaded
+        source = write_cifar(tmp_path / "cifar", form)
+        assert load("cifar-10", "train", 32, 3, tmp_path / "cifar").origin == str(source)
+
+
+def test_places_of_cifar_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = write_cifar(tmp_path / "cache" / "fastgan" / "cifar-10", "python2", archive=True)
+    assert load("cifar-10", "train", 32, 3).origin == str(kept)
+    monkeypatch.setenv("FASTGAN_DATA", str(tmp_path / "variable"))
+    assert load("cifar-10", "train", 32, 3).origin == str(kept)  # the variable's folder has other sets, perhaps
+    named = write_cifar(tmp_path / "variable", "binary")
+    assert load("cifar-10", "train", 32, 3).origin == str(named)
+
+
+def test_missing_names_every_place_and_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTGAN_DATA", "/variable")
-    with pytest.raises(DataError) as caught:
-        load("fashion-mnist", "train", 28, 1, Path("/flag"))
-    for part in ("/flag", "/variable", str(tmp_path / "debian"), "dataset-fashion-mnist"):
-        assert part in str(caught.value)
+    options = ("/variable", str(tmp_path / "cache" / "fastgan"), "--data-dir", "FASTGAN_DATA", "no network in tests")
+    debian = (str(tmp_path / "debian"), "dataset-fashion-mnist")
+    for name in ("fashion-mnist", "cifar-10"):
+        with pytest.raises(DataError) as caught:
+            load(name, "train", 28, 1)
+        message = str(caught.value)
+        assert message.startswith(f"no {name} in ")
+        assert "\n" not in message
+        assert all(part in message for part in options)
+        assert all((part in message) == (name == "fashion-mnist") for part in debian)
+
+
+def test_a_named_folder_without_the_data_is_an_error(tmp_path: Path) -> None:
+    """Even if the data is elsewhere: whoever names a folder wants that one."""
+    write_fashion(tmp_path / "debian")
+    write_cifar(tmp_path / "cache" / "fastgan" / "cifar-10", "binary")
+    empty = tmp_path / "empty"
+    for name, wanted in {"fashion-mnist": "train-images-idx3-ubyte", "cifar-10": "cifar-10-python.tar.gz"}.items():
+        with pytest.raises(DataError, match=f"{empty}: no {name} .*{wanted}"):
+            load(name, "train", 28, 1, empty)
 
 
 def test_refuses_a_broken_set(tmp_path: Path) -> None:
@@ -91,50 +115,47 @@ def test_refuses_a_broken_set(tmp_path: Path) -> None:
         load("fashion-mnist", "train", 28, 1, tmp_path)
 
 
-def test_refuses_unknown_names_and_sizes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown dataset 'cifar'"):
+def test_refuses_unknown_names_and_channels() -> None:
+    with pytest.raises(
+        DataError, match="unknown dataset 'cifar': choose one of digits, fashion-mnist, cifar-10, folder:"
+    ):
         load("cifar", "train", 28, 1)
+    with pytest.raises(DataError, match="channels=2"):
+        load("digits", "train", 28, 2)
+
+
+@pytest.mark.parametrize("size", [14, 29])
+def test_fashion_in_odd_and_smaller_sizes(tmp_path: Path, size: int) -> None:
     write_fashion(tmp_path)
-    for size in (16, 29):
-        with pytest.raises(DataError, match="cannot be framed"):
-            load("fashion-mnist", "train", size, 1, tmp_path)
+    images = load_set("fashion-mnist", "train", size, 1, tmp_path).images
+    assert images.shape == (12, 1, size, size)
+    assert images[7, 0, :28, :28].eq(7).all()
+
+
+def test_the_names_of_the_classes(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    write_cifar(tmp_path, "binary")
+    names = [load_set(name, "train", 32, 3, tmp_path).class_names for name in DATASETS]
+    assert names[0] == tuple("0123456789")
+    assert (names[1][0], names[1][9]) == ("T-shirt/top", "Ankle boot")
+    assert [len(of_one) for of_one in names] == [10, 10, 10]
+
+
+def test_the_names_of_the_classes_are_the_publishers() -> None:
+    from torchvision.datasets import FashionMNIST
+
+    assert list(datasets.fashion.CLASS_NAMES) == FashionMNIST.classes
+
+
+def test_importing_loads_no_optional_dependency() -> None:
+    code = "import sys, fastgan.data; print({'sklearn', 'torchvision', 'PIL'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @needs_real
 def test_the_real_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "DEBIAN_FOLDER", REAL)
-    train, test = load("fashion-mnist", "train", 28, 1), load("fashion-mnist", "test", 28, 1)
+    train, test = load_set("fashion-mnist", "train", 28, 1), load_set("fashion-mnist", "test", 28, 1)
     assert train.labels.bincount().tolist() == [6000] * 10
     assert test.labels.bincount().tolist() == [1000] * 10
-
-
-def small_set(count: int = 10) -> ImageSet:
-    images = torch.arange(count, dtype=torch.uint8).reshape(count, 1, 1, 1)
-    return ImageSet("small", "memory", images, torch.arange(count))
-
-
-def test_batches_cover_an_epoch_once_and_follow_the_seed() -> None:
-    data = small_set()
-    first = list(data.batches(3, torch.Generator().manual_seed(5)))
-    again = list(data.batches(3, torch.Generator().manual_seed(5)))
-    assert len(first) == 3  # the tenth image is left out
-    labels = torch.cat([labels for _, labels in first])
-    assert len(labels.unique()) == 9
-    for (images, labels), (images_again, labels_again) in zip(first, again, strict=True):
-        assert torch.equal(images, images_again)
-        assert torch.equal(labels, labels_again)
-        assert torch.equal(images.flatten(), normalise(labels.to(torch.uint8)))
-    generator = torch.Generator().manual_seed(5)
-    orders = [torch.cat([labels for _, labels in data.batches(5, generator)]) for _ in range(2)]
-    assert not torch.equal(*orders)  # the next epoch has another order
-
-
-def test_a_batch_larger_than_the_set_is_refused() -> None:
-    with pytest.raises(DataError, match="batch size 11 is larger than the 10 training images of small"):
-        next(small_set().batches(11, torch.Generator()))
-
-
-def test_normalise() -> None:
-    values = normalise(torch.tensor([0, 255], dtype=torch.uint8))
-    assert values.dtype == torch.float32
-    assert values.tolist() == [-1.0, 1.0]

@@ -131,8 +131,8 @@ def _download(urls: list[str], md5: str, path: Path, name: str) -> None:
     try:
         download(urls, md5, path)
     except DataError as error:
-        package = f"install the Debian package {DEBIAN_PACKAGE}, " if name == fashion.NAME else ""
+        package = f"install the Debian package {DEBIAN_PACKAGE} or " if name == fashion.NAME else ""
         raise DataError(
-            f"no {name} in {', '.join(str(place) for place in _places(name))}, and the download failed; {package}"
-            f"or put the files into a folder and name it with --data-dir or FASTGAN_DATA ({error})"
+            f"no {name} in {', '.join(str(place) for place in _places(name))}, and the download failed: {error}; "
+            f"{package}put the files into a folder and name it with --data-dir or FASTGAN_DATA"
         ) from error

@@ -1,5 +1,25 @@
 """Measures of what a trained generator makes."""
 
-from .judge import ClassAccuracy, Judge, class_accuracy, real_accuracy, train_judge, trained_judge
+from .accuracy import ClassAccuracy
+from .evaluate import Evaluation, evaluate_generator
+from .fid import Fid, FidError
+from .frechet import Moments, frechet_distance
+from .judge import Judge
+from .judged import Frechet
+from .keep import TrainedJudge, trained_judge
+from .picture import save_confusion
 
-__all__ = ["ClassAccuracy", "Judge", "class_accuracy", "real_accuracy", "train_judge", "trained_judge"]
+__all__ = [
+    "ClassAccuracy",
+    "Evaluation",
+    "Fid",
+    "FidError",
+    "Frechet",
+    "Judge",
+    "Moments",
+    "TrainedJudge",
+    "evaluate_generator",
+    "frechet_distance",
+    "save_confusion",
+    "trained_judge",
+]

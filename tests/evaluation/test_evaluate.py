@@ -80,26 +80,37 @@ def test_a_training_set_smaller_than_the_test_set() -> None:
     assert result.frechet is not None and result.frechet.floor_samples == 100
 
 
+def quick_fid(images, real, weights, device, progress):
+    """Inception takes its time; test_fid.py runs it."""
+    count = sum(len(batch) for batch in images)
+    progress(count + len(real))
+    return Fid(12.5, count, len(real), "quick", "0" * 64)
+
+
 def test_fid_is_asked_for_first_and_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(evaluate_module, "trained_judge", lambda *_, **__: pytest.fail("a judge was trained"))
     with pytest.raises(FidError, match="does not exist"):
         evaluate_generator(Painter(), TRAIN, TEST, samples=50, fid=True, fid_weights=tmp_path / "none.pth")
 
-    def fake(images, real, weights, device, progress):  # Inception takes its time; test_fid.py runs it
-        count = sum(len(batch) for batch in images)
-        progress(count + len(real))
-        return Fid(12.5, count, len(real), "fake", "0" * 64)
-
     monkeypatch.setattr(evaluate_module, "find_weights", lambda path: path)
-    monkeypatch.setattr(evaluate_module, "inception_distance", fake)
+    monkeypatch.setattr(evaluate_module, "inception_distance", quick_fid)
     fractions: list[float] = []
     result = evaluate_generator(
         GANGenerator(), unlabelled(TRAIN), unlabelled(TEST), samples=60, fid=True, progress=fractions.append
     )
-    assert result.fid == Fid(12.5, 60, 300, "fake", "0" * 64) and fractions == [1.0, 1.0]
+    assert result.fid == Fid(12.5, 60, 300, "quick", "0" * 64) and fractions == [1.0, 1.0]
     assert result.judge_accuracy is result.class_shares is result.frechet is result.confusion is None
     record = json.loads(json.dumps(result.record(), allow_nan=False))
     assert record["fid"]["distance"] == 12.5 and "judge" not in record["protocol"]
+
+
+def test_judge_and_fid_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_module, "find_weights", lambda path: path)
+    monkeypatch.setattr(evaluate_module, "inception_distance", quick_fid)
+    fractions: list[float] = []
+    result = evaluate_generator(Painter(), TRAIN, TEST, samples=50, fid=True, progress=fractions.append)
+    assert result.fid is not None and result.class_accuracy is not None and result.class_accuracy.total == 1.0
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
 
 
 def test_refusals() -> None:

@@ -1,82 +1,96 @@
-"""The command line: ``fastgan train | sample | evaluate | verify | info``.
+"""The command line: ``fastgan train | sample | evaluate | export | verify | info``.
 
 Exit codes: 0 done; 1 training failed (a number is no longer finite, or memory ran out) or a verification did; 2 a wrong
 flag, value, path or file; 130 and 143 after Ctrl-C and SIGTERM.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated
 
 import torch
+import typer
 
-from fastgan.commands import CommandError, evaluate, sample, train
+from fastgan.commands import CommandError, Ended, evaluate, export, info, sample, train, verify
 from fastgan.data import DataError
+from fastgan.evaluation import FidError
 from fastgan.training import CheckpointError, NonFiniteError, RunError
 from fastgan.version import __version__
 
-EXTRA = {"PIL": "pillow", "sklearn": "scikit-learn"}  # what the train extra brings, by import name
+# What the train extra brings, by import name.
+EXTRA = {
+    "PIL": "pillow",
+    "matplotlib": "matplotlib",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "tensorboard": "tensorboard",
+    "torchvision": "torchvision",
+}
+
+app = typer.Typer(
+    name="fastgan",
+    no_args_is_help=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
+)
+for module, function in (
+    (train, train.train),
+    (sample, sample.sample),
+    (evaluate, evaluate.evaluate),
+    (export, export.export),
+    (verify, verify.verify),
+    (info, info.info),
+):
+    # \b keeps the lines of the examples as they are
+    app.command(epilog="\b\n" + module.EXAMPLES if module.EXAMPLES else None)(function)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fastgan {__version__}")
+        raise typer.Exit()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fastgan", description="Train generative adversarial networks and look at what they make.")
-    parser.add_argument("--version", action="version", version=f"fastgan {__version__}")
-    common = _Parser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, sample, evaluate):
-        name = module.__name__.rpartition(".")[2]
-        subparser = commands.add_parser(name, help=module.HELP, description=module.HELP, parents=[common])
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
-    # These two read their own arguments; they are here for the help text.
-    commands.add_parser("verify", help="check this installation against the reference", add_help=False)
-    commands.add_parser("info", help="show the version, the backends, and why one is missing", add_help=False)
-    return parser
+@app.callback()
+def main_options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train generative adversarial networks and look at what they make."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: that of the process). Returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments  # before or after the command
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        app(arguments, prog_name="fastgan", standalone_mode=False)
         sys.stdout.flush()
+        return 0
+    except Ended as ended:
+        return ended.code
     except BrokenPipeError:  # the reader has had enough, as in `fastgan info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
         return 141  # 128 + SIGPIPE, what a shell shows for programs that the signal ends
-    return code
-
-
-def _run(arguments: list[str]) -> int:
-    if arguments[:1] == ["verify"]:
-        from fastgan.verify import main as verify_main
-
-        return verify_main(arguments[1:])
-    if arguments[:1] == ["info"]:
-        from fastgan.info import main as info_main
-
-        return info_main(arguments[1:])
-    args = build_parser().parse_args(arguments)
-    try:
-        return args.run(args)
     except (Exception, KeyboardInterrupt) as error:
         explained = _explain(error)
-        if args.debug or explained is None:
+        if debug or explained is None:
             raise
         message, code = explained
-        print(f"fastgan {args.command}: {message}", file=sys.stderr)
+        command = next((name for name in arguments if not name.startswith("-")), "")
+        print(" ".join(f"fastgan {command}".split()) + ": " + " ".join(message.split()), file=sys.stderr)
         return code
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:
     """One line for the user and the exit code, or None for an error that is a fault of this program."""
-    if isinstance(error, (CommandError, CheckpointError, DataError, RunError)):
+    if isinstance(error, (CommandError, CheckpointError, DataError, FidError, RunError)):
         return str(error), 2
     if isinstance(error, NonFiniteError):
         return str(error), 1
@@ -85,10 +99,13 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return f"{missing} is not installed: pip install 'fastgan[train]'", 2
     if isinstance(error, torch.OutOfMemoryError):
         return "out of GPU memory: lower --batch-size", 1
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+    if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        # A click exception: click itself, or the copy of it that newer typers carry.
+        return f"{error.format_message()} (see --help)", error.exit_code
     return None
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -18,12 +17,7 @@ from fastgan import dispatch
 from fastgan.native import build_info
 from fastgan.version import __version__
 
-__all__ = ["main", "report"]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+__all__ = ["report", "run"]
 
 
 def _conv(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
@@ -140,19 +134,11 @@ def _print(content: dict[str, Any]) -> None:
                     print(f"    {backend}: {usable}")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``fastgan info`` with the arguments ``argv``. Returns 0.
-
-    Raises:
-        SystemExit: wrong arguments (code 2, after one line), or ``--help``.
-    """
-    parser = _Parser(prog="fastgan info", description="Versions, devices, and which backend runs each op and why.")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    args = parser.parse_args(argv)
+def run(as_json: bool) -> None:
+    """Print the report, for people or for machines."""
     content = report()
-    if args.json:
+    if as_json:
         json.dump(content, sys.stdout, indent=1)
         print()
     else:
         _print(content)
-    return 0

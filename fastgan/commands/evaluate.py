@@ -1,48 +1,129 @@
-"""``fastgan evaluate``: how many samples are of the class that was asked for."""
+"""``fastgan evaluate``: how good the images of a generator are, in numbers and as a picture."""
 
-import argparse
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from fastgan.data import load
-from fastgan.evaluation.judge import class_accuracy, evaluation_record, trained_judge
+from fastgan.evaluation import Evaluation, evaluate_generator, save_confusion
 from fastgan.files import atomic_write
-from fastgan.training import classes_of, load_generator
-from fastgan.training.run_folder import EVALUATION, JUDGE
+from fastgan.training import Trained, classes_of, load_generator
+from fastgan.training.run_folder import CONFUSION, EVALUATION
 
-from .arguments import CommandError, default_device, device_name, positive_int, seed_number
+from . import (
+    CommandError,
+    DataDirOption,
+    DeviceOption,
+    RunArgument,
+    SeedOption,
+    check_data_dir,
+    check_device,
+)
 
-HELP = "measure how often a conditional run makes the class asked for"
+EXAMPLES = """\
+Examples:
+  fastgan evaluate runs/cgan
+  fastgan evaluate generator.safetensors --out results --samples 1000
+  fastgan evaluate runs/dcgan --fid
+"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder that 'fastgan train' wrote")
-    parser.add_argument("--samples", type=positive_int, default=10_000, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the idx files of fashion-mnist")
-    parser.add_argument("--device", type=device_name, default=default_device(), help="(default: %(default)s)")
+def evaluate(
+    run: RunArgument,
+    samples: Annotated[int, typer.Option(metavar="N", min=2, help="How many images to make and judge.")] = 10_000,
+    seed: SeedOption = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write the results. [default: RUN]", show_default=False)
+    ] = None,
+    data_dir: DataDirOption = None,
+    fid: Annotated[
+        bool, typer.Option("--fid", help="Also the FID of torch-fidelity, if its weights are on disk.")
+    ] = False,
+    fid_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Those weights. [default: in torch.hub's folder]", show_default=False),
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Measure the images of a run: are they of the class asked for, and how far from real ones?
+
+    A small classifier, trained once on the real images and kept, is the judge. Writes evaluation.json and, for a
+    conditional model, confusion.png.
+    """
+    device = check_device(device)
+    check_data_dir(data_dir)
+    trained = load_generator(run)
+    folder = _results_folder(run, out)
+    classes = classes_of(trained.generator)
+    if classes is not None and samples % classes:
+        raise CommandError(f"--samples {samples} does not divide into {classes} classes: give a multiple")
+    config = trained.config
+    place = data_dir or (Path(config.data_dir) if config.data_dir is not None else None)
+    real, test = (load(config.data, split, *config.form, place, device) for split in ("train", "test"))
+    if real.classes is None and not fid:
+        raise CommandError(f"{config.data} has no classes, so no judge can learn from it: ask for --fid")
+    with _progress("measuring") as progress:
+        result = evaluate_generator(
+            trained.generator.to(device),
+            real,
+            test,
+            samples=samples,
+            seed=seed,
+            progress=progress,
+            fid=fid or fid_weights is not None,
+            fid_weights=fid_weights,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"run": {"config": config.to_json(), "step": trained.step}, **result.record()}
+    atomic_write(folder / EVALUATION, json.dumps(record, indent=2).encode() + b"\n")
+    if result.confusion is not None:
+        save_confusion(folder / CONFUSION, result.confusion, real.class_names, result.judge_accuracy or 0.0)
+    _print(result, trained, real.class_names)
+    print(f"wrote {folder / EVALUATION}" + (f" and {CONFUSION}" if result.confusion is not None else ""))
 
 
-def run(args: argparse.Namespace) -> int:
-    generator, config = load_generator(args.run_folder)
-    classes = classes_of(generator)
-    if classes is None:
-        raise CommandError(f"{args.run_folder} is an unconditional {config['model']}: there is no class to ask for")
-    if args.samples % classes:
-        raise CommandError(f"--samples {args.samples} does not divide into {classes} classes: give a multiple")
-    if args.data_dir is not None and not args.data_dir.is_dir():
-        raise CommandError(f"--data-dir {args.data_dir}: no such folder")
-    generator = generator.to(args.device)
-    form = generator.image_size, generator.channels
-    real, test = (load(config["data"], split, *form, args.data_dir, args.device) for split in ("train", "test"))
-    print(f"judge: trained on {len(real)} real images of {real.name} from {real.origin}", flush=True)
-    judge, judge_accuracy = trained_judge(args.run_folder / JUDGE, real, test)
-    print(f"judge: right on {judge_accuracy:.1%} of {len(test)} real test images")
-    accuracy = class_accuracy(generator, judge, args.samples, args.seed)
-    print("class   of the class asked for")
-    for number, share in enumerate(accuracy.per_class):
-        print(f"{number:5d}   {share:6.1%}")
-    print(f"  all   {accuracy.total:6.1%}   of {accuracy.samples} samples, seed {args.seed}")
-    record = evaluation_record(accuracy, judge_accuracy, real.name, args.seed)
-    atomic_write(args.run_folder / EVALUATION, json.dumps(record, indent=2).encode() + b"\n")
-    return 0
+def _results_folder(run: Path, out: Path | None) -> Path:
+    if out is None:
+        if not run.is_dir():
+            raise CommandError(f"--out: name a folder for the results, as {run} is a file")
+        return run
+    if out.exists() and not out.is_dir():
+        raise CommandError(f"--out {out} is a file: name a folder")
+    return out
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)
+
+
+def _print(result: Evaluation, trained: Trained, names: tuple[str, ...]) -> None:
+    if result.judge_accuracy is not None:
+        print(f"judge: right on {result.judge_accuracy:.1%} of the real test images")
+    accuracy = result.class_accuracy
+    if accuracy is not None:
+        print("of the class asked for:")
+        for number, share in enumerate(accuracy.per_class):
+            print(f"  {share:6.1%}  {names[number]}")
+        print(f"  {accuracy.total:6.1%}  all, of {accuracy.samples} samples")
+    elif result.class_shares is not None:
+        print(f"share of the samples of this {trained.config.model} that the judge takes for:")
+        for name, share in zip(names, result.class_shares, strict=True):
+            print(f"  {share:6.1%}  {name}")
+    if result.frechet is not None:
+        print(
+            f"Fréchet distance in the judge's features: {result.frechet.distance:.2f} "
+            f"(real against real: {result.frechet.floor:.2f})"
+        )
+    if result.fid is not None:
+        print(f"FID: {result.fid.distance:.2f}")

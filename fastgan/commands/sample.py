@@ -1,94 +1,133 @@
-"""``fastgan sample``: images from a trained generator, as one grid or as one file each."""
+"""``fastgan sample``: images from a trained generator, as a grid, as a file each, or as a walk between them."""
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
-from fastgan.training import classes_of, generate, load_generator
+from fastgan.training import Trained, generate, load_generator
 
-from .arguments import CommandError, positive_int, seed_number
+from . import CommandError, OverwriteOption, RunArgument, SeedOption, check_new_file
 
-HELP = "write images that a trained generator makes"
+EXAMPLES = """\
+Examples:
+  fastgan sample runs/cgan --out grid.png
+  fastgan sample runs/cgan --classes 0,3 --n 64 --seed 1 --out folder
+  fastgan sample runs/cgan --classes Coat,Bag --out walk.gif
+"""
+
 DEFAULT_PER_CLASS = 10
 DEFAULT_COUNT = 64
 COLUMNS = 8
+FRAMES_PER_SECOND = 20
+CHUNK = 256  # images that are made at once
 
 
-def _class_list(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be class numbers with commas between, got {text!r}") from None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder that 'fastgan train' wrote")
-    parser.add_argument("--out", type=Path, required=True, help="a .png file for one grid, or a folder for a file each")
-    parser.add_argument("--classes", type=_class_list, metavar="A,B,...", help="classes to ask for (default: all)")
-    parser.add_argument("--n", type=positive_int, help="images in all; a row of the grid is one class")
-    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
-
-
-def run(args: argparse.Namespace) -> int:
+def sample(
+    run: RunArgument,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="PATH", help="A .png for one grid, a .gif for an interpolation, or a folder for a file each."
+        ),
+    ],
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Numbers or names of classes. [default: all]", show_default=False),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images in all, in equal parts.", show_default=False)
+    ] = None,
+    seed: SeedOption = 0,
+    frames: Annotated[int, typer.Option(metavar="N", min=2, help="Of a .gif.")] = 80,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write images that a trained generator makes; a row of a grid is one class."""
     # Here, not above: it needs pillow, and `fastgan --help` should not.
-    from fastgan.training.grid import save_grid
+    from fastgan.training.pictures import describe, save_gif, save_png, to_grid
 
-    generator, config = load_generator(args.run_folder)
-    classes, count, columns = _plan(args, classes_of(generator), config["model"])
-    names = _names(classes, count)
-    one_file = args.out.suffix.lower() == ".png"
-    paths = [args.out] if one_file else [args.out / name for name in names]
-    _check_out(args, paths)
-
-    # Drawn class by class from one seed, on the CPU: the same on every machine.
-    noise = torch.Generator().manual_seed(args.seed)
-    z = torch.randn(count, generator.z_dim, generator=noise)
-    labels = None if classes is None else torch.tensor(classes).repeat_interleave(columns)
-    images = generate(generator, z, labels)
-    if one_file:
-        save_grid(args.out, images, columns, config["model"], args.seed)
+    trained = load_generator(run)
+    chosen, count, columns = _plan(trained, run, classes, n)
+    kind = out.suffix.lower()
+    paths = [out] if kind in (".png", ".gif") else [out / name for name in _names(chosen, count)]
+    _check_out(out, paths, overwrite)
+    dice = torch.Generator().manual_seed(seed)  # a CPU one: the same on every machine
+    z = torch.randn(count, trained.generator.z_dim, generator=dice)
+    labels = None if chosen is None else torch.tensor(chosen).repeat_interleave(columns)
+    shown = {} if chosen is None else {"classes": "+".join(trained.class_names[number] for number in chosen)}
+    description = describe(trained.config.model, seed, step=trained.step, **shown)
+    if kind == ".gif":
+        circle = _circle(z, torch.randn(z.shape, generator=dice), frames)
+        grids = [to_grid(_images(trained, point, labels), columns) for point in circle]
+        save_gif(out, grids, FRAMES_PER_SECOND, description)
+    elif kind == ".png":
+        save_png(out, to_grid(_images(trained, z, labels), columns), description)
     else:
-        args.out.mkdir(parents=True, exist_ok=True)
-        for path, image in zip(paths, images, strict=True):
-            save_grid(path, image.unsqueeze(0), 1, config["model"], args.seed)
-    print(f"wrote {count} images to {args.out}")
-    return 0
+        out.mkdir(parents=True, exist_ok=True)
+        for start in range(0, count, CHUNK):
+            part = slice(start, start + CHUNK)  # not all at once: there may be thousands
+            images = _images(trained, z[part], None if labels is None else labels[part])
+            for path, image in zip(paths[part], images, strict=True):
+                save_png(path, to_grid(image.unsqueeze(0), 1), description)
+    print(f"wrote {f'{frames} frames of ' if kind == '.gif' else ''}{count} images to {out}")
 
 
-def _plan(args: argparse.Namespace, available: int | None, model: str) -> tuple[list[int] | None, int, int]:
+def _images(trained: Trained, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    inputs = [x.split(CHUNK) for x in (z, labels) if x is not None]
+    return torch.cat([generate(trained.generator, *part) for part in zip(*inputs, strict=True)])
+
+
+def _circle(z: torch.Tensor, other: torch.Tensor, frames: int) -> list[torch.Tensor]:
+    """``frames`` noise tensors [N, z_dim] from ``z`` through ``other``, drawn like it, and back.
+
+    cos(t) z + sin(t) other: every point is N(0, I) too. Those of a straight line would come too close to 0, where the
+    generator has not been trained (White 2016, "Sampling Generative Networks", arXiv:1609.04468, section 2).
+    """
+    angles = torch.arange(frames) * (2 * torch.pi / frames)
+    return [angle.cos() * z + angle.sin() * other for angle in angles]
+
+
+def _plan(trained: Trained, run: Path, classes: str | None, n: int | None) -> tuple[list[int] | None, int, int]:
     """Which classes (None: unconditional), how many images, in how many columns."""
-    if available is None:
-        if args.classes is not None:
-            raise CommandError(f"{args.run_folder} is an unconditional {model}: there is no class to ask for")
-        count = args.n or DEFAULT_COUNT
+    names = trained.class_names
+    if not names:
+        if classes is not None:
+            raise CommandError(
+                f"--classes: {run} is an unconditional {trained.config.model}: there is no class to ask for"
+            )
+        count = n or DEFAULT_COUNT
         return None, count, COLUMNS if count % COLUMNS == 0 else count
-    classes = args.classes if args.classes is not None else list(range(available))
-    wrong = [number for number in classes if not 0 <= number < available]
-    if wrong:
-        raise CommandError(f"--classes: {wrong[0]} is not one of 0 to {available - 1}")
-    count = args.n or DEFAULT_PER_CLASS * len(classes)
-    if count % len(classes):
-        raise CommandError(f"--n {count} does not divide into {len(classes)} classes: give a multiple")
-    return classes, count, count // len(classes)
+    chosen = list(range(len(names))) if classes is None else [_class_number(part, names) for part in classes.split(",")]
+    count = n or DEFAULT_PER_CLASS * len(chosen)
+    if count % len(chosen):
+        raise CommandError(f"--n {count} does not divide into {len(chosen)} classes: give a multiple")
+    return chosen, count, count // len(chosen)
 
 
-def _names(classes: list[int] | None, count: int) -> list[str]:
-    if classes is None:
+def _class_number(text: str, names: tuple[str, ...]) -> int:
+    for number, name in enumerate(names):
+        if text.strip().lower() in (str(number), name.lower()):
+            return number
+    known = ", ".join(str(number) if name == str(number) else f"{number} {name}" for number, name in enumerate(names))
+    raise CommandError(f"--classes: {text!r} is not one of {known}")
+
+
+def _names(chosen: list[int] | None, count: int) -> list[str]:
+    if chosen is None:
         return [f"{index:05d}.png" for index in range(count)]
-    per_class = count // len(classes)
-    return [f"{index:05d}-class{classes[index // per_class]}.png" for index in range(count)]
+    per_class = count // len(chosen)
+    return [f"{index:05d}-class{chosen[index // per_class]}.png" for index in range(count)]
 
 
-def _check_out(args: argparse.Namespace, paths: list[Path]) -> None:
-    if args.out.suffix.lower() == ".png":
-        if args.out.is_dir():
-            raise CommandError(f"--out {args.out} is a folder: give it a name without .png, or name a file")
-        if not args.out.parent.is_dir():
-            raise CommandError(f"--out {args.out}: there is no folder {args.out.parent}")
-    elif args.out.exists() and not args.out.is_dir():
-        raise CommandError(f"--out {args.out} is a file that does not end in .png: name a .png file, or a folder")
-    taken = [path for path in paths if path.exists()]
-    if taken and not args.overwrite:
-        raise CommandError(f"{taken[0]} exists: choose another --out, or --overwrite to replace it")
+def _check_out(out: Path, paths: list[Path], overwrite: bool) -> None:
+    if paths == [out]:
+        check_new_file("--out", out, overwrite)
+    elif out.exists() and not out.is_dir():
+        raise CommandError(f"--out {out} is a file that ends in neither .png nor .gif: name one that does, or a folder")
+    elif out.suffix and not out.is_dir():
+        raise CommandError(f"--out {out}: a file must end in .png or .gif, and a folder has no ending")
+    else:
+        taken = [path for path in paths if path.exists()]
+        if taken and not overwrite:
+            raise CommandError(f"{taken[0]} exists: choose another --out, or --overwrite to replace it")

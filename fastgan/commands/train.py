@@ -1,77 +1,208 @@
-"""``fastgan train``: train one of the models into a run folder."""
+"""``fastgan train``: train one of the models into a run folder, or go on with a run."""
 
-import argparse
+import dataclasses
+import math
 from pathlib import Path
+from typing import Annotated, Any
 
-from fastgan.data import DATASETS, load
-from fastgan.training import GENERATOR_LOSSES, NETWORKS, TrainConfig, open_run
+import torch
+import typer
 
-from .arguments import CommandError, default_device, device_name, positive_float, positive_int, seed_number
+from fastgan.data import DATASETS, Images, load
+from fastgan.training import (
+    GENERATOR_LOSSES,
+    MODELS,
+    CheckpointError,
+    ConfigError,
+    TrainConfig,
+    load_state,
+    open_run,
+    read_run_json,
+    write_run_json,
+)
 
-HELP = "train a model: losses.csv, sample grids and a checkpoint in a run folder"
+from . import CommandError, DataDirOption, DeviceOption, Ended, check_data_dir, check_device
+
+EXAMPLES = """\
+Examples:
+  fastgan train cgan --data fashion-mnist --minutes 15 --out runs/cgan
+  fastgan train dcgan --data folder:photos --image-size 64
+  fastgan train --resume runs/cgan --minutes 40
+  fastgan train --config runs/cgan --seed 1 --out runs/again
+"""
+
 DEFAULT_EPOCHS = 25
+LENGTHS = ("steps", "epochs", "minutes")
+# What may be changed when a run goes on; everything else would make it another run.
+CHANGEABLE = (*LENGTHS, "log_every", "save_every", "data_dir")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", choices=tuple(NETWORKS))
-    parser.add_argument("--data", choices=DATASETS, required=True)
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the idx files of fashion-mnist")
-    parser.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: runs/MODEL-DATA)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the run folder")
-    length = parser.add_argument_group("length: whichever comes first")
-    length.add_argument("--steps", type=positive_int, metavar="N")
-    length.add_argument("--epochs", type=positive_int, metavar="N", help=f"(default, if alone: {DEFAULT_EPOCHS})")
-    length.add_argument("--minutes", type=positive_float, metavar="T")
-    parser.add_argument("--batch-size", type=positive_int, default=128, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--lr", type=positive_float, default=2e-4, help="Adam's learning rate (default: %(default)s)")
-    parser.add_argument(
-        "--loss", choices=GENERATOR_LOSSES, default="non_saturating", help="of the generator (default: %(default)s)"
-    )
-    parser.add_argument("--device", type=device_name, default=default_device(), help="(default: %(default)s)")
-    parser.add_argument("--channels-last", action="store_true", help="keep images and weights in NHWC layout")
-    parser.add_argument("--log-every", type=positive_int, default=50, metavar="STEPS", help="(default: %(default)s)")
-    parser.add_argument(
-        "--sample-every",
-        type=positive_int,
-        default=500,
-        metavar="STEPS",
-        help="between sample grids, and checkpoints (default: %(default)s)",
-    )
+def _whole(metavar: str, help: str) -> Any:
+    return typer.Option(metavar=metavar, help=help, show_default=False)
 
 
-def run(args: argparse.Namespace) -> int:
-    # Here, not above: it needs pillow, and `fastgan --help` should not.
+def train(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="gan, dcgan or cgan.", autocompletion=lambda: list(MODELS))
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{', '.join(DATASETS)}, or folder:PATH with images.",
+            autocompletion=lambda: [*DATASETS, "folder:"],
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder. [default: runs/MODEL-DATA]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the run folder.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with this run, as if it had never stopped.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Take the settings of this run; flags beside it change them.")
+    ] = None,
+    steps: Annotated[int | None, _whole("N", "Stop after N steps; the first of these three ends the run.")] = None,
+    epochs: Annotated[int | None, _whole("N", f"Stop after N epochs. [default if alone: {DEFAULT_EPOCHS}]")] = None,
+    minutes: Annotated[float | None, _whole("T", "Stop after T minutes.")] = None,
+    batch_size: Annotated[int | None, _whole("N", "Images per batch. [default: 128]")] = None,
+    seed: Annotated[int | None, _whole("N", "Of weights, order and noise. [default: 0]")] = None,
+    lr: Annotated[float | None, _whole("RATE", "Adam's learning rate. [default: 2e-4]")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of G: non_saturating (default) or minimax.",
+            autocompletion=lambda: list(GENERATOR_LOSSES),
+        ),
+    ] = None,
+    label_smoothing: Annotated[float | None, _whole("S", "Real images count as 1 - S. [default: 0]")] = None,
+    d_steps: Annotated[int | None, _whole("N", "Steps of D per step of G. [default: 1]")] = None,
+    image_size: Annotated[int | None, _whole("N", "Height and width. [default: the model's]")] = None,
+    channels: Annotated[int | None, _whole("N", "1 (grey) or 3 (colour). [default: the model's]")] = None,
+    amp: Annotated[bool | None, typer.Option("--amp", help="bfloat16 autocast.", show_default=False)] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option("--channels-last/--no-channels-last", help="NHWC layout. [default: on]", show_default=False),
+    ] = None,
+    device: DeviceOption = None,
+    log_every: Annotated[int | None, _whole("N", "Steps between lines of the log. [default: 50]")] = None,
+    save_every: Annotated[int | None, _whole("N", "Steps between checkpoints and grids. [default: 500]")] = None,
+) -> None:
+    """Train a model: checkpoints, curves and sample grids in a run folder."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    for name in ("out", "overwrite", "resume", "config"):
+        given.pop(name, None)
+    check_data_dir(data_dir)
+    if "data_dir" in given:
+        given["data_dir"] = str(given["data_dir"])
+    if resume is not None:
+        if out is not None or overwrite or config is not None:
+            raise CommandError("--resume goes on in the run's own folder: leave out --out, --overwrite and --config")
+        _resume(resume, given)
+    else:
+        if device is not None or config is None:
+            given["device"] = check_device(device)
+        settings = _new(config, given)
+        _start(settings, out or _default_out(settings), overwrite)
+
+
+def _default_out(config: TrainConfig) -> Path:
+    return Path("runs") / f"{config.model}-{config.data.replace('/', '-').replace(':', '-')}"
+
+
+def _configured(make: Any) -> TrainConfig:
+    try:
+        return make()
+    except ConfigError as error:
+        flag = "MODEL" if error.setting == "model" else f"--{error.setting.replace('_', '-')}"
+        raise CommandError(f"{flag}: {error.problem}") from error
+
+
+def _new(base: Path | None, given: dict[str, Any]) -> TrainConfig:
+    """The settings of a new run: those of the run ``base``, if given, and over them the flags."""
+    if base is not None:
+        old, _ = read_run_json(base)
+        if any(name in given for name in LENGTHS):
+            old = dataclasses.replace(old, steps=None, epochs=None, minutes=None)
+        config = _configured(lambda: dataclasses.replace(old, **given))
+    else:
+        for name, shown in (("model", f"MODEL: one of {', '.join(MODELS)}"), ("data", "--data")):
+            if name not in given:
+                raise CommandError(f"missing {shown}")
+        config = _configured(lambda: TrainConfig(**given))
+    if config.steps is None and config.epochs is None and config.minutes is None:
+        config = dataclasses.replace(config, epochs=DEFAULT_EPOCHS)
+    return config
+
+
+def _load(config: TrainConfig) -> Images:
+    check_device(config.device)
+    folder = Path(config.data_dir) if config.data_dir is not None else None
+    data = load(config.data, "train", *config.form, folder, config.device)
+    if config.batch_size > len(data):
+        raise CommandError(f"--batch-size {config.batch_size} is larger than the {len(data)} images of {config.data}")
+    if config.model == "cgan" and data.classes is None:
+        raise CommandError(f"--data {config.data} has no classes: put each in a subfolder, or train a gan or dcgan")
+    return data
+
+
+def _start(config: TrainConfig, out: Path, overwrite: bool) -> None:
+    # Here, not above: it needs the packages of the train extra, and `fastgan --help` should not.
     from fastgan.training.loop import train
 
-    if args.data_dir is not None and not args.data_dir.is_dir():
-        raise CommandError(f"--data-dir {args.data_dir}: no such folder")
-    unlimited = args.steps is None and args.epochs is None and args.minutes is None
-    config = TrainConfig(
-        model=args.model,
-        data=args.data,
-        steps=args.steps,
-        epochs=DEFAULT_EPOCHS if unlimited else args.epochs,
-        minutes=args.minutes,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        lr=args.lr,
-        loss=args.loss,
-        device=args.device,
-        channels_last=args.channels_last,
-        log_every=args.log_every,
-        sample_every=args.sample_every,
-    )
-    generator = NETWORKS[args.model][0]()
-    data = load(args.data, "train", generator.image_size, generator.channels, args.data_dir, args.device)
-    if args.batch_size > len(data):
-        raise CommandError(f"--batch-size {args.batch_size} is larger than the {len(data)} images of {args.data}")
-    out = args.out or Path("runs") / f"{args.model}-{args.data}"
-    with open_run(out, args.overwrite):
-        print(f"{args.model} on {len(data)} images of {args.data} from {data.origin}, {args.device}, into {out}")
-        stopped = train(config, data, out)
-    if stopped is not None:
-        print(f"stopped by {stopped.name}; the checkpoint is {out / 'checkpoint.pt'}")
-        return 128 + stopped
-    print(f"done; the checkpoint is {out / 'checkpoint.pt'}")
-    return 0
+    data = _load(config)
+    with open_run(out, "overwrite" if overwrite else "new"):
+        write_run_json(out, config, data)
+        print(f"{config.model} on {len(data)} images of {data.name} from {data.origin}, {config.device}")
+        print(f"into {out}", flush=True)
+        _conclude(out, train(config, data, out))
+
+
+def _resume(run: Path, given: dict[str, Any]) -> None:
+    from fastgan.training.loop import last_step_of, train
+
+    fixed = sorted(set(given) - set(CHANGEABLE))
+    if fixed:
+        flag = "MODEL" if fixed[0] == "model" else f"--{fixed[0].replace('_', '-')}"
+        raise CommandError(f"--resume goes on with the settings of the run: {flag} cannot be changed")
+    with open_run(run, "resume"):
+        config, record = read_run_json(run)
+        lengths = dict.fromkeys(LENGTHS) if any(name in given for name in LENGTHS) else {}
+        config = _configured(lambda: dataclasses.replace(config, **{**lengths, **given}))
+        data = _load(config)
+        state = load_state(run)
+        step, seconds = (state["step"], state["seconds"]) if state is not None else (0, 0.0)
+        if step >= last_step_of(config, len(data)) or seconds >= (config.minutes or math.inf) * 60:
+            print(
+                f"{run} is done: {step} steps in {seconds / 60:.1f} minutes; to go on, give more --steps or --minutes"
+            )
+            return
+        _warn_of_changes(record)
+        write_run_json(run, config, data)
+        print(f"{config.model} on {len(data)} images of {data.name}, {config.device}, goes on after step {step}")
+        print(f"in {run}", flush=True)
+        try:
+            ended = train(config, data, run, state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{run}: {error}") from error
+        _conclude(run, ended)
+
+
+def _warn_of_changes(record: dict[str, Any]) -> None:
+    """Say what keeps a resumed run from being bit-equal to one that never stopped."""
+    before = {"torch": record.get("versions", {}).get("torch"), "threads": record.get("threads")}
+    now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    for name, old in before.items():
+        if old != now[name]:
+            print(
+                f"warning: the run used {name} {old}, now it is {now[name]}: not every bit will be the same", flush=True
+            )
+
+
+def _conclude(run: Path, ended: Any) -> None:
+    print(f"step {ended.step}: the samples in {run / 'samples'} differ {ended.spread:.0%} as much as real images do")
+    if ended.signal is not None:
+        print(f"stopped by {ended.signal.name}; to go on: fastgan train --resume {run}")
+        raise Ended(128 + ended.signal)
+    print(f"done; look at {run / 'samples'} and {run / 'curves.png'}")

@@ -1,7 +1,6 @@
 """The networks that can be trained, by name, and how to get images out of one."""
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,40 +14,42 @@ from fastgan.models import (
     GANGenerator,
 )
 
-from .checkpoint import CheckpointError, load_checkpoint
-from .run_folder import CHECKPOINT
+from .config import TrainConfig
 
 Generator = GANGenerator | DCGANGenerator | CGANGenerator
 Discriminator = GANDiscriminator | DCGANDiscriminator | CGANDiscriminator
 
-NETWORKS: dict[str, tuple[type[Generator], type[Discriminator]]] = {
-    "gan": (GANGenerator, GANDiscriminator),
-    "dcgan": (DCGANGenerator, DCGANDiscriminator),
-    "cgan": (CGANGenerator, CGANDiscriminator),
-}
+
+@dataclass(frozen=True)
+class Trained:
+    """A generator on the CPU, in eval mode, and where it comes from. ``class_names`` is empty if it takes no class."""
+
+    generator: Generator
+    config: TrainConfig
+    class_names: tuple[str, ...]
+    step: int
+
+
+def build_networks(config: TrainConfig, classes: int | None) -> tuple[Generator, Discriminator]:
+    """Fresh networks of ``config``, on the CPU in training mode, drawn from torch's global random generator.
+
+    ``classes``: how many the data has; None if it is not labelled.
+
+    Raises ValueError for a conditional model and unlabelled data.
+    """
+    size, channels = config.form
+    if config.model == "gan":
+        return GANGenerator(image_size=size, channels=channels), GANDiscriminator(size, channels)
+    if config.model == "dcgan":
+        return DCGANGenerator(image_size=size, channels=channels), DCGANDiscriminator(size, channels)
+    if classes is None:
+        raise ValueError(f"model {config.model} asks for a class, and data {config.data} is not labelled")
+    return CGANGenerator(classes=classes, channels=channels), CGANDiscriminator(classes, channels)
 
 
 def classes_of(generator: Generator) -> int | None:
     """The number of classes that can be asked of ``generator``, None if it takes no labels."""
     return generator.classes if isinstance(generator, CGANGenerator) else None
-
-
-def load_generator(run: Path) -> tuple[Generator, dict[str, Any]]:
-    """The generator of the run in the folder ``run``, on the CPU in eval mode, and the configuration of that run.
-
-    Raises CheckpointError if there is none, or if it is damaged.
-    """
-    path = run / CHECKPOINT
-    content = load_checkpoint(path, "config", "step", "generator", "discriminator")
-    config = content["config"]
-    if config.get("model") not in NETWORKS:
-        raise CheckpointError(f"{path}: of a model {config.get('model')!r} that this fastgan does not have")
-    generator = NETWORKS[config["model"]][0]()
-    try:
-        generator.load_state_dict(content["generator"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights are not those of this fastgan's {config['model']}") from error
-    return generator.eval(), config
 
 
 @torch.no_grad()

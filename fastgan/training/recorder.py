@@ -1,90 +1,133 @@
-"""What a training run writes as it goes: progress lines, losses.csv, checkpoints and sample grids."""
+"""What a training run writes as it goes: the log, the curves, checkpoints and sample grids."""
 
-import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from .checkpoint import save_checkpoint
 from .config import TrainConfig
-from .grid import save_grid
-from .health import NonFiniteError, bad_weight
+from .curves import Curves
+from .draws import Draws
+from .health import NonFiniteError, bad_weight, collapsed, spread
 from .networks import classes_of, generate
-from .run_folder import CHECKPOINT, LOSSES, SAMPLES
-from .step import METRICS, Players
+from .pictures import describe, save_png, to_grid
+from .progress import Display
+from .run_folder import SAMPLES
+from .state import save_state
+from .step import Players
+from .trace import TraceLayout, Window
 
 GRID_ROWS = GRID_COLUMNS = 10
+_SECONDS_BETWEEN_DRAWINGS = 60
+_REAL_IMAGES_FOR_SPREAD = 500
 
 
 class Recorder:
-    """What the training writes. Only here does the host wait for the device, when it has something to write."""
+    """What the training writes. Only ``save``, and reading what has long arrived, waits for the device."""
 
-    def __init__(self, config: TrainConfig, players: Players, run: Path, noise: torch.Generator) -> None:
-        self.config, self.players, self.run = config, players, run
-        count = GRID_ROWS * GRID_COLUMNS
-        self.fixed_z = torch.randn(count, players.generator.z_dim, generator=noise, device=config.device)
-        classes = classes_of(players.generator)
-        self.fixed_labels: Tensor | None = None
-        if classes is not None:  # a row for each class
-            rows = torch.arange(GRID_ROWS, device=config.device) % classes
-            self.fixed_labels = rows.repeat_interleave(GRID_COLUMNS)
-        self.pending: list[Tensor] = []  # the metrics of the steps since the last line, still on the device
-        self.saved_step: int | None = None
-        self.began = self.line_began = time.monotonic()
-        (run / LOSSES).write_text(",".join(("step", "epoch", "seconds", *METRICS, "images_per_second")) + "\n")
+    def __init__(
+        self,
+        config: TrainConfig,
+        players: Players,
+        draws: Draws,
+        run: Path,
+        display: Display,
+        step: int,
+        seconds: float,
+    ) -> None:
+        """Go on after ``step`` (0: begin), when the run had trained for ``seconds``."""
+        self.config, self.players, self.draws, self.run, self.display = config, players, draws, run, display
+        self.layout, self.window = TraceLayout.of(players), Window()
+        self.curves = Curves(run, after_step=step)
+        self.saved_step, self.spread = step, 1.0
+        self._began = self._line_began = time.monotonic()
+        self._seconds_before = seconds
+        self._drawn = self._began
+        self._speeds: dict[int, tuple[int, float, float]] = {}  # by the last step of a window: epoch, seconds, images/s
+        conditional = classes_of(players.generator) is not None
+        self.fixed_z, self.fixed_labels = self._fixed_noise()
+        images, labels = next(draws.data.batches(min(len(draws.data), _REAL_IMAGES_FOR_SPREAD), torch.Generator()))
+        self._real_spread = spread(images, labels if conditional else None)
+
+    def _fixed_noise(self) -> tuple[Tensor, Tensor | None]:
+        """The noise of the sample grids, and a row for each class."""
+        dice = torch.Generator().manual_seed(self.config.seed)
+        z = torch.randn(GRID_ROWS * GRID_COLUMNS, self.players.generator.z_dim, generator=dice)
+        classes, device = classes_of(self.players.generator), self.config.device
+        if classes is None:
+            return z.to(device), None
+        rows = torch.arange(GRID_ROWS, device=device) % classes
+        return z.to(device), rows.repeat_interleave(GRID_COLUMNS)
 
     def elapsed(self) -> float:
-        return time.monotonic() - self.began
+        """Seconds that the run has trained, those before it was resumed included."""
+        return self._seconds_before + time.monotonic() - self._began
 
-    def add(self, metrics: Tensor) -> None:
-        self.pending.append(metrics)
-
-    def log(self, step: int, epoch: int) -> None:
-        """Print and keep the means over the steps since the last line."""
-        metrics = torch.stack(self.pending)
-        means, each_step = metrics.mean(0).tolist(), metrics.tolist()
+    def log(self, step: int) -> None:
+        """Write a line with the means over the steps since the last, as soon as they have arrived from the device."""
+        if len(self.window) == 0:
+            return
         now = time.monotonic()
-        speed = len(each_step) * self.config.batch_size / (now - self.line_began)
-        self.pending, self.line_began = [], now
-        d_loss, g_loss, d_real, d_fake = means
-        print(
-            f"step {step}  epoch {epoch}  D loss {d_loss:.3f}  G loss {g_loss:.3f}  "
-            f"D(x) {d_real:.3f}  D(G(z)) {d_fake:.3f}  {speed:.0f} images/s",
-            flush=True,
-        )
-        with (self.run / LOSSES).open("a") as file:
-            values = [f"{self.elapsed():.1f}", *(f"{mean:.6g}" for mean in means), f"{speed:.1f}"]
-            file.write(",".join([str(step), str(epoch), *values]) + "\n")
-        for past, values_then in zip(range(step - len(each_step) + 1, step + 1), each_step, strict=True):
-            for name, value in zip(METRICS, values_then, strict=True):
-                if not math.isfinite(value):
-                    self._fail(past, name)
+        images = len(self.window) * self.config.batch_size
+        self._speeds[step] = (self.draws.epoch, self.elapsed(), images / (now - self._line_began))
+        self._line_began = now
+        self.window.close(step)
+        self._write_arrived()
+
+    def _write_arrived(self, wait: bool = False) -> None:
+        for step, traces in self.window.ready(wait):
+            self._check(step, traces)
+            means = self.layout.metrics(traces).mean(0).tolist()
+            epoch, seconds, speed = self._speeds.pop(step)
+            self.curves.add(step, epoch, seconds, means, speed)
+            self.display.metrics(step, epoch, means, speed)
 
     def save(self, step: int) -> None:
-        """Write the checkpoint and the samples of the fixed noise, if the networks are healthy."""
+        """Write the checkpoint, the samples of the fixed noise and the curves, if all numbers are healthy."""
+        self._write_arrived(wait=True)
+        pending = self.window.open_rows()
+        if pending is not None:
+            self._check(step, pending)
         if bad_weight(self.players) is not None:
             self._fail(step, None)
-        save_checkpoint(
-            self.run / CHECKPOINT,
-            {
-                "config": asdict(self.config),
-                "step": step,
-                "generator": self.players.generator.state_dict(),
-                "discriminator": self.players.discriminator.state_dict(),
-            },
-        )
+        save_state(self.run, self.config, self.players, self.draws, step, self.elapsed(), pending)
         self.saved_step = step
         images = generate(self.players.generator, self.fixed_z, self.fixed_labels)
-        picture = self.run / SAMPLES / f"step-{step:06d}.png"
-        save_grid(picture, images, GRID_COLUMNS, self.config.model, self.config.seed)
+        grid = to_grid(images, GRID_COLUMNS)
+        description = describe(self.config.model, self.config.seed, step=step)
+        save_png(self.run / SAMPLES / f"step-{step:06d}.png", grid, description)
+        self.spread = spread(images, self.fixed_labels) / max(self._real_spread, 1e-12)
+        self.curves.add_samples(step, self.spread, grid)
+        if collapsed(step, self.spread):
+            self.display.say(
+                f"warning: step {step}: collapsed: the images of the fixed noise are all alike, they differ "
+                f"{self.spread:.1%} as much as real ones; if it stays so, try another --seed or a lower --lr"
+            )
+        if time.monotonic() - self._drawn >= _SECONDS_BETWEEN_DRAWINGS:
+            self.curves.draw()
+            self._drawn = time.monotonic()
 
-    def _fail(self, step: int, metric: str | None) -> NoReturn:
-        bad = ", ".join(name for name in (metric, bad_weight(self.players)) if name is not None)
-        kept = "there is no checkpoint yet"
-        if self.saved_step is not None:
-            kept = f"kept: the checkpoint of step {self.saved_step}"
-        raise NonFiniteError(f"step {step}: not finite any more: {bad}; {kept}; try a lower --lr")
+    def close(self) -> None:
+        """Write what is left of the curves."""
+        self.curves.close()
+        self.curves.draw()
+
+    def _check(self, step: int, traces: Tensor) -> None:
+        """Raise NonFiniteError if there is a bad number in ``traces``, the last of which is that of ``step``."""
+        bad = self.layout.first_bad(traces)
+        if bad is not None:
+            row, name = bad
+            self._fail(step - len(traces) + 1 + row, name)
+
+    def _fail(self, step: int, first: str | None) -> NoReturn:
+        weight = bad_weight(self.players)
+        if first is None:
+            problem = f"{weight} is not finite any more"
+        else:
+            problem = f"the first number that is not finite is {first}" + (
+                f"; now {weight} is bad too" if weight else ""
+            )
+        kept = f"kept: the checkpoint of step {self.saved_step}" if self.saved_step else "there is no checkpoint yet"
+        raise NonFiniteError(f"step {step}: {problem}; {kept}; try a lower --lr")

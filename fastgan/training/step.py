@@ -1,6 +1,6 @@
 """One turn of the game: D learns from a batch, then G does. Nothing here waits for the device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .losses import GeneratorLoss, discriminator_loss, generator_loss
+from .config import TrainConfig
+from .losses import discriminator_loss, generator_loss
 from .networks import Discriminator, Generator
 
-METRICS = ("d_loss", "g_loss", "d_real", "d_fake")
+# What a step starts from: real images [N, C, H, W] in [-1, 1], noise [N, z_dim], and (labels int64 [N],) or ().
+Batch = tuple[Tensor, Tensor, tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -37,43 +39,61 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def gradient_norms(module: nn.Module) -> list[Tensor]:
+    """The 2-norm of each parameter's gradient as a scalar, in the order in which backward makes them: last one first.
+
+    The norm of all gradients together is the norm of these.
+    """
+    return list(torch._foreach_norm([p.grad for p in reversed(list(module.parameters())) if p.grad is not None]))
+
+
 def discriminator_step(
-    players: Players, real: Tensor, fake: Tensor, condition: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Move D one step. Returns its loss, the mean of D(x) and the mean of D(G(z)), all before the step.
+    players: Players, real: Tensor, fake: Tensor, condition: tuple[Tensor, ...], config: TrainConfig
+) -> list[Tensor]:
+    """Move D one step. Returns, all from before the step: the mean of D(x), that of D(G(z)), D's loss, gradient norms.
 
     ``real``, ``fake``: [N, C, H, W] in [-1, 1]. They pass D separately, so that each has its own batch statistics.
     """
-    real_logits = players.discriminator(real, *condition)
-    fake_logits = players.discriminator(fake.detach(), *condition)
-    loss = discriminator_loss(real_logits, fake_logits)
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=config.amp):
+        real_logits = players.discriminator(real, *condition)
+        fake_logits = players.discriminator(fake.detach(), *condition)
+        loss = discriminator_loss(real_logits, fake_logits, config.label_smoothing)
     players.d_optimizer.zero_grad()
     loss.backward()
+    norms = gradient_norms(players.discriminator)
     players.d_optimizer.step()
-    return loss.detach(), real_logits.detach().sigmoid().mean(), fake_logits.detach().sigmoid().mean()
+    probabilities = [logits.detach().float().sigmoid().mean() for logits in (real_logits, fake_logits)]
+    return [*probabilities, loss.detach(), *norms]
 
 
-def generator_step(players: Players, fake: Tensor, condition: tuple[Tensor, ...], form: GeneratorLoss) -> Tensor:
-    """Move G one step, against the D of now. Returns G's loss before the step.
+def generator_step(players: Players, fake: Tensor, condition: tuple[Tensor, ...], config: TrainConfig) -> list[Tensor]:
+    """Move G one step, against the D of now. Returns G's loss before the step, and its gradient norms.
 
     ``fake``: [N, C, H, W] as G made it, its graph attached.
     """
     with frozen(players.discriminator):
-        loss = generator_loss(players.discriminator(fake, *condition), form)
+        with torch.autocast(fake.device.type, torch.bfloat16, enabled=config.amp):
+            loss = generator_loss(players.discriminator(fake, *condition), config.loss)
         players.g_optimizer.zero_grad()
         loss.backward()
+    norms = gradient_norms(players.generator)
     players.g_optimizer.step()
-    return loss.detach()
+    return [loss.detach(), *norms]
 
 
-def train_step(players: Players, real: Tensor, z: Tensor, labels: Tensor | None, form: GeneratorLoss) -> Tensor:
-    """One D step and one G step on the same fakes.
+def train_step(players: Players, draw: Callable[[], Batch], config: TrainConfig) -> Tensor:
+    """``config.d_steps`` steps of D, each on a fresh batch, then one step of G on the fakes of the last.
 
-    ``real`` [N, C, H, W] in [-1, 1]; ``z`` [N, z_dim]; ``labels`` int64 [N], the classes of ``real`` and the classes
-    asked of G, or None for networks that take none. Returns METRICS as one tensor [4] on the device.
+    Returns the step's trace, float32 [T] on the device: numbers in the order in which they were computed, whose names
+    are ``trace.names(players)``. With several D steps it is that of the last one.
     """
-    condition = () if labels is None else (labels,)
-    fake = players.generator(z, *condition)
-    d_loss, d_real, d_fake = discriminator_step(players, real, fake, condition)
-    g_loss = generator_step(players, fake, condition, form)
-    return torch.stack([d_loss, g_loss, d_real, d_fake])
+    for _ in range(config.d_steps - 1):
+        real, z, condition = draw()
+        with torch.no_grad(), torch.autocast(z.device.type, torch.bfloat16, enabled=config.amp):
+            fake = players.generator(z, *condition)
+        discriminator_step(players, real, fake, condition, config)
+    real, z, condition = draw()
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=config.amp):
+        fake = players.generator(z, *condition)
+    d_trace = discriminator_step(players, real, fake, condition, config)
+    return torch.stack(d_trace + generator_step(players, fake, condition, config)).float()

@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgan.training import METRICS, Players, TrainConfig, train_step
+from fastgan.training import Players, TrainConfig, train_step
 from fastgan.training.loop import build_players
 from fastgan.training.losses import discriminator_loss, generator_loss
 from fastgan.training.step import discriminator_step, frozen, generator_step
+from fastgan.training.trace import TraceLayout
 
 BATCH = 4
 
 
 def players(model: str) -> Players:
-    return build_players(TrainConfig(model, "digits"))
+    return build_players(TrainConfig(model, "digits"), 10)
 
 
 def batch(model: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -39,7 +40,7 @@ def test_generator_step_computes_no_discriminator_gradient(model: str) -> None:
     condition = () if labels is None else (labels,)
     before = weights(team.discriminator)
     g_before = weights(team.generator)
-    generator_step(team, team.generator(z, *condition), condition, "non_saturating")
+    generator_step(team, team.generator(z, *condition), condition, TrainConfig(model, "digits"))
     assert all(parameter.grad is None for parameter in team.discriminator.parameters())
     assert all(parameter.requires_grad for parameter in team.discriminator.parameters())
     assert same(before, weights(team.discriminator))
@@ -52,7 +53,7 @@ def test_discriminator_step_leaves_the_generator_alone(model: str) -> None:
     condition = () if labels is None else (labels,)
     fake = team.generator(z, *condition)
     before = weights(team.generator)
-    discriminator_step(team, real, fake, condition)
+    discriminator_step(team, real, fake, condition, TrainConfig(model, "digits"))
     assert same(before, weights(team.generator))
     assert all(parameter.grad is None for parameter in team.generator.parameters())
 
@@ -67,7 +68,7 @@ def test_the_step_is_the_algorithm_written_out() -> None:
     g_adam = torch.optim.Adam(generator.parameters(), **adam)
     d_adam = torch.optim.Adam(discriminator.parameters(), **adam)
 
-    metrics = train_step(team, real, z, labels, "non_saturating")
+    trace = train_step(team, lambda: (real, z, (labels,)), TrainConfig("cgan", "digits"))
 
     fake = generator(z, labels)
     real_logits, fake_logits = discriminator(real, labels), discriminator(fake.detach(), labels)
@@ -75,11 +76,21 @@ def test_the_step_is_the_algorithm_written_out() -> None:
     d_loss.backward()
     d_adam.step()
     g_loss = generator_loss(discriminator(fake, labels))
+    kept = [parameter.grad for parameter in discriminator.parameters()]
+    for parameter in discriminator.parameters():
+        parameter.grad = None
     g_loss.backward()
+    for parameter, gradient in zip(discriminator.parameters(), kept, strict=True):
+        parameter.grad = gradient  # of D's own step, whose norm is compared below
     g_adam.step()
 
-    expected = [d_loss, g_loss, real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()]
-    torch.testing.assert_close(metrics, torch.stack([value.detach() for value in expected]))
+    norms = [
+        torch.linalg.vector_norm(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+        for network in (discriminator, generator)
+    ]
+    expected = [d_loss, g_loss, real_logits.sigmoid().mean(), fake_logits.sigmoid().mean(), *norms]
+    metrics = TraceLayout.of(team).metrics(trace.unsqueeze(0))[0]
+    torch.testing.assert_close(metrics, torch.stack([value.detach() for value in expected]).float())
     for ours, by_hand in ((team.generator, generator), (team.discriminator, discriminator)):
         for name, value in by_hand.state_dict().items():
             torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-9, atol=1e-12)
@@ -106,12 +117,14 @@ def test_no_host_synchronisation(model: str, form: str) -> None:
     # Adam counts its steps in a CPU tensor and reads it there; SGD reads nothing.
     sgd = [torch.optim.SGD(network.parameters(), lr=0.1) for network in (team.generator, team.discriminator)]
     team = Players(team.generator, team.discriminator, *sgd)
+    condition = () if labels is None else (labels,)
+    config = TrainConfig(model, "digits", loss=form, d_steps=2)
     with NoWaiting():
-        metrics = train_step(team, real, z, labels, form)
-    assert metrics.shape == (len(METRICS),)
-    assert not metrics.requires_grad
+        trace = train_step(team, lambda: (real, z, condition), config)
+    assert trace.shape == (len(TraceLayout.of(team).names),)
+    assert not trace.requires_grad
     with pytest.raises(AssertionError, match="waits"), NoWaiting():  # the test itself is able to fail
-        float(metrics[0])
+        float(trace[0])
 
 
 def test_frozen_restores_only_what_it_froze_also_after_an_error() -> None:

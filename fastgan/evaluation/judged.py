@@ -20,6 +20,8 @@ class Frechet:
     """Distance of ``samples`` samples to the real test images, and of ``floor_samples`` real training images to them.
 
     The floor is what a generator that drew from the training set itself would get with that many samples.
+    The judge has seen those images in training, which sets them a little apart from the test images: a generator may
+    come out slightly below the floor.
     """
 
     distance: float

@@ -81,7 +81,7 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on(
 
 
 def test_kill_9_at_any_moment(tmp_path: Path, stuck: list[subprocess.Popen[str]]) -> None:
-    """Killed again and again, mostly while it writes, as it saves after every step; in the end the bits are the same."""
+    """Killed again and again, mostly while it writes, as every step is saved; in the end the bits are the same."""
     saving = ["--save-every", "1", "--log-every", "1"]
     process = start(tmp_path, *TRAIN, "--out", "run", "--steps", "60", *saving)
     for kills in range(1, 4):
@@ -91,7 +91,7 @@ def test_kill_9_at_any_moment(tmp_path: Path, stuck: list[subprocess.Popen[str]]
         process.kill()
         process.communicate()
         process = start(tmp_path, "train", "--resume", "run")
-    output, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert fastgan(tmp_path, *TRAIN, "--out", "straight", "--steps", "60", *saving)[0] == 0
     assert same_training(tmp_path / "straight", tmp_path / "run")

@@ -4,8 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 # auto, off, cpu or cuda: what setup.py compiles
 FASTGAN_BUILD ?= auto
-DEMO ?= train cgan --data digits --out runs/demo --overwrite --batch-size 32 --channels-last --steps 900 --minutes 4 \
-	--sample-every 150
+DEMO ?= train cgan --data digits --out runs/demo --overwrite --batch-size 32 --steps 900 --minutes 4 --save-every 150
 
 VENV := .venv
 BIN := $(VENV)/bin

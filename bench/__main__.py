@@ -1,4 +1,4 @@
-"""``python -m bench [run | report FILE]``."""
+"""``python -m bench [run | report FILE | trainer]``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--graphs", action="store_true", help="time CUDA graphs too: kernels without the host's share")
     report = commands.add_parser("report", help="print a result file as Markdown")
     report.add_argument("file", type=Path)
+    trainer = commands.add_parser("trainer", help="what the trainer costs beside networks and optimizers, on a CPU")
+    trainer.add_argument("--model", default="cgan", help="default: %(default)s")
+    trainer.add_argument("--data", default="digits", help="default: %(default)s")
+    trainer.add_argument("--steps", type=int, default=500, metavar="N", help="default: %(default)s")
+    trainer.add_argument("--batch-size", type=int, default=128, metavar="N", help="default: %(default)s")
     return parser
 
 
@@ -83,6 +88,10 @@ def main(argv: Sequence[str]) -> int:
     if args.command == "report":
         print(markdown(json.loads(args.file.read_text())), end="")
         return 0
+    if args.command == "trainer":
+        from bench.trainer import main as trainer_main
+
+        return trainer_main(args.model, args.data, args.steps, args.batch_size)
     return _run(args)
 
 

@@ -9,6 +9,7 @@ import torch
 import typer
 
 from fastgan.data import DATASETS, Images, load
+from fastgan.data.folder import PREFIX
 from fastgan.training import (
     GENERATOR_LOSSES,
     MODELS,
@@ -94,8 +95,11 @@ def train(
     for name in ("out", "overwrite", "resume", "config"):
         given.pop(name, None)
     check_data_dir(data_dir)
-    if "data_dir" in given:
-        given["data_dir"] = str(given["data_dir"])
+    # Absolute, so that the run can be done again from anywhere.
+    if data_dir is not None:
+        given["data_dir"] = str(data_dir.absolute())
+    if data is not None and data.startswith(PREFIX):
+        given["data"] = PREFIX + str(Path(data.removeprefix(PREFIX)).expanduser().absolute())
     if resume is not None:
         if out is not None or overwrite or config is not None:
             raise CommandError("--resume goes on in the run's own folder: leave out --out, --overwrite and --config")
@@ -108,7 +112,8 @@ def train(
 
 
 def _default_out(config: TrainConfig) -> Path:
-    return Path("runs") / f"{config.model}-{config.data.replace('/', '-').replace(':', '-')}"
+    data = Path(config.data).name if config.data.startswith(PREFIX) else config.data
+    return Path("runs") / f"{config.model}-{data}"
 
 
 def _configured(make: Any) -> TrainConfig:

@@ -60,3 +60,11 @@ def test_large_logits_stay_finite() -> None:
 def test_unknown_form() -> None:
     with pytest.raises(ValueError, match="form must be one of non_saturating, minimax, got 'wgan'"):
         generator_loss(torch.zeros(1), "wgan")  # type: ignore[arg-type]
+
+
+def test_label_smoothing_is_one_sided() -> None:
+    """-(0.9 log D(x) + 0.1 log(1 - D(x)) + log(1 - D(G(z)))), Salimans et al. 2016, section 3.4."""
+    real, fake = logits(), logits()
+    d_real, d_fake = real.sigmoid(), fake.sigmoid()
+    expected = -(0.9 * d_real.log() + 0.1 * (1 - d_real).log()).mean() - (1 - d_fake).log().mean()
+    torch.testing.assert_close(discriminator_loss(real, fake, label_smoothing=0.1), expected)

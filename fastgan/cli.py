@@ -4,10 +4,11 @@ Exit codes: 0 done; 1 training failed (a number is no longer finite, or memory r
 flag, value, path or file; 130 and 143 after Ctrl-C and SIGTERM.
 """
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -28,6 +29,22 @@ EXTRA = {
     "torchvision": "torchvision",
 }
 
+
+class _Interrupted(Exception):
+    """Ctrl-C, where typer does not see it: it would write an empty line of its own."""
+
+
+def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
+
+    return call
+
+
 app = typer.Typer(
     name="fastgan",
     no_args_is_help=False,
@@ -44,7 +61,7 @@ for module, function in (
     (info, info.info),
 ):
     # \b keeps the lines of the examples as they are
-    app.command(epilog="\b\n" + module.EXAMPLES if module.EXAMPLES else None)(function)
+    app.command(epilog="\b\n" + module.EXAMPLES if module.EXAMPLES else None)(_interruptible(function))
 
 
 def _print_version(wanted: bool) -> None:
@@ -101,7 +118,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return "out of GPU memory: lower --batch-size", 1
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), 2
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (_Interrupted, KeyboardInterrupt)):
         return "interrupted", 130
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         # A click exception: click itself, or the copy of it that newer typers carry.

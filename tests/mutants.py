@@ -224,7 +224,7 @@ MUTANTS = (
            'self._noise.set_state(state["noise"])', "pass",
            "tests/training/test_draws.py"),
     Mutant("open_window_forgotten", "fastgan/training/loop.py",
-           'recorder.window.reopen(state["open_window"], config.device)', "pass",
+           'recorder.reopen(state["open_window"])', "pass",
            "tests/training/test_resume.py -k middle_of_a_line"),
     Mutant("checkpoint_before_not_kept", "fastgan/training/state.py",
            "os.replace(link, run / PREVIOUS)", "os.unlink(link)",

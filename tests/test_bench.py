@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench import trainer
 from bench.__main__ import main
 from bench.cases import CASES, Case, Setting
 from bench.harness import check, run_case, settings
@@ -20,6 +21,7 @@ from bench.report import markdown
 from bench.timing import measure
 from fastgan import dispatch, models, nn
 from fastgan.ops.common import triton_runtime
+from fastgan.training import TrainConfig
 
 CPU = torch.device("cpu")
 
@@ -139,3 +141,12 @@ def test_both_memory_formats_and_a_gpu_gets_two_dtypes() -> None:
     assert [s.channels_last for s in settings(layer, CPU, quick=True)] == [False, True]
     assert {s.dtype for s in settings(layer, torch.device("cuda"), quick=True)} == {torch.float32, torch.bfloat16}
     assert len(settings(loss, CPU, quick=True)) == 1
+
+
+def test_where_the_seconds_of_a_training_go() -> None:
+    shares = trainer.overhead(TrainConfig("gan", "digits", steps=4, batch_size=8, log_every=2, save_every=2))
+    assert shares["steps"] == 4
+    parts = ("draws", "gradient norms", "log, checkpoints, pictures")
+    assert all(shares[part] > 0 for part in parts)
+    assert sum(shares[part] for part in parts) == pytest.approx(shares["all that is the trainer's"])
+    assert shares["all that is the trainer's"] < 1

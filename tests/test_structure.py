@@ -193,6 +193,7 @@ def test_importing_the_package_loads_no_optional_dependency():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     optional = {"triton", "sklearn", "scipy", "PIL", "torchvision", "matplotlib", "hypothesis", "pytest", "expecttest"}
+    optional |= {"typer", "rich", "tensorboard", "safetensors", "torch_fidelity"}
     assert not optional & set(done.stdout.split())
 
 

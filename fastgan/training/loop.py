@@ -85,7 +85,7 @@ def train(config: TrainConfig, data: Images, run: Path, state: dict[str, Any] | 
         recorder = Recorder(config, players, draws, run, display, step, seconds)
         try:
             if state is not None:
-                recorder.window.reopen(state["open_window"], config.device)
+                recorder.reopen(state["open_window"])
             done = step >= last_step
             while not done:
                 step += 1

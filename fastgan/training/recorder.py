@@ -44,6 +44,7 @@ class Recorder:
         self.saved_step, self.spread = step, 1.0
         self._began = self._line_began = time.monotonic()
         self._seconds_before = seconds
+        self._reopened = 0
         self._drawn = self._began
         self._speeds: dict[int, tuple[int, float, float]] = {}  # by the last step of a window: epoch, seconds, images/s
         conditional = classes_of(players.generator) is not None
@@ -61,6 +62,11 @@ class Recorder:
         rows = torch.arange(GRID_ROWS, device=device) % classes
         return z.to(device), rows.repeat_interleave(GRID_COLUMNS)
 
+    def reopen(self, rows: Tensor | None) -> None:
+        """Go on with the traces [S, T] of the steps since the last line, which a checkpoint kept."""
+        self.window.reopen(rows, self.config.device)
+        self._reopened = len(self.window)  # steps of which the clock of this process knows nothing
+
     def elapsed(self) -> float:
         """Seconds that the run has trained, those before it was resumed included."""
         return self._seconds_before + time.monotonic() - self._began
@@ -70,7 +76,8 @@ class Recorder:
         if len(self.window) == 0:
             return
         now = time.monotonic()
-        images = len(self.window) * self.config.batch_size
+        images = (len(self.window) - self._reopened) * self.config.batch_size * self.config.d_steps
+        self._reopened = 0
         self._speeds[step] = (self.draws.epoch, self.elapsed(), images / (now - self._line_began))
         self._line_began = now
         self.window.close(step)

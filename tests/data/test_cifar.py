@@ -52,6 +52,7 @@ def test_planes_are_red_green_and_blue_rows(tmp_path: Path) -> None:
     folder = write_cifar(tmp_path, "binary")
     (folder / "test_batch.bin").write_bytes(binary_batch(pixels, [3]))
     assert load_cifar(tmp_path, "test").images.nonzero().tolist() == [[0, 1, 2, 5]]
+    pytest.importorskip("torchvision")
     grey = load_cifar(tmp_path, "test", channels=1).images
     assert grey.shape == (1, 1, 32, 32)
     assert abs(int(grey[0, 0, 2, 5]) - 0.587 * 200) <= 1
@@ -59,6 +60,8 @@ def test_planes_are_red_green_and_blue_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "channels"), [(64, 3), (28, 1)])
 def test_other_sizes(tmp_path: Path, size: int, channels: int) -> None:
+    if channels == 1:
+        pytest.importorskip("torchvision")
     folder = write_cifar(tmp_path, "binary")
     flat = torch.full((2, 3072), 77, dtype=torch.uint8)
     (folder / "test_batch.bin").write_bytes(binary_batch(flat, [0, 9]))

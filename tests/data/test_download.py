@@ -94,7 +94,7 @@ def test_a_silent_server_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.M
 
 
 def serve_fashion(served: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import FashionMNIST
+    FashionMNIST = pytest.importorskip("torchvision.datasets").FashionMNIST
 
     for prefix in ("train", "t10k"):
         write_fashion(served, prefix=prefix)
@@ -141,7 +141,7 @@ def test_an_interrupted_download_is_taken_up(
 def test_cifar_is_downloaded_and_read_in_place(
     served: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torchvision.datasets import CIFAR10
+    CIFAR10 = pytest.importorskip("torchvision.datasets").CIFAR10
 
     archive = write_cifar(served, "python2", archive=True)
     monkeypatch.setattr(CIFAR10, "url", url + archive.name)

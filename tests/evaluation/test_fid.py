@@ -1,5 +1,6 @@
 """FID through torch-fidelity, with Inception weights drawn at random: all but the weights is what a user runs."""
 
+import importlib.util
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +14,10 @@ from fastgan.evaluation import fid as fid_module
 from fastgan.evaluation.fid import find_weights, inception, inception_distance, to_bytes
 
 from .stand_ins import rows
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed"
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,53 @@
+"""``fastgan evaluate``: what it writes and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.commands.calls import call, refused
+
+
+def test_wrong_evaluate(cgan: Path, gan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = {
+        "evaluate nowhere": "no such file",
+        "evaluate cgan/checkpoint.pt": "--out: name a folder for the results",
+        "evaluate cgan --out plain": "plain is a file",
+        "evaluate cgan --fid": "FID needs",
+        "evaluate cgan --fid-weights nowhere": "nowhere",
+        "evaluate cgan --samples 11": "--samples 11 does not divide into 10 classes",
+        "evaluate cgan --data-dir nowhere": "no such folder",
+    }
+    (tmp_path / "plain").write_text("mine")
+    for command, message in cases.items():
+        assert message in refused(command, capsys), command
+    assert not (cgan / "evaluation.json").exists()
+
+
+def test_evaluate(cgan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, errors = call("evaluate cgan --samples 100 --seed 3", capsys)
+    assert (code, errors) == (0, "")
+    record = json.loads((cgan / "evaluation.json").read_text())
+    assert len(record["class_accuracy"]["per_class"]) == 10
+    assert 0 <= record["class_accuracy"]["total"] <= 1
+    assert record["protocol"]["samples"] == 100
+    assert record["protocol"]["seed"] == 3
+    assert 0.9 < record["judge_accuracy"] <= 1
+    assert record["frechet"]["distance"] > 10 * record["frechet"]["floor"] > 0
+    assert record["run"]["config"]["model"] == "cgan"
+    assert f"{record['class_accuracy']['total']:6.1%}  all, of 100 samples" in output
+    with Image.open(cgan / "confusion.png") as picture:
+        assert "confusion matrix" in picture.text["Description"]
+
+
+def test_evaluate_an_unconditional_model(gan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a file, into another folder: no class is asked for, so there is no confusion."""
+    assert call("export gan --out gan.safetensors", capsys)[0] == 0
+    code, output, _ = call("evaluate gan.safetensors --out results --samples 64", capsys)
+    assert code == 0
+    record = json.loads((tmp_path / "results" / "evaluation.json").read_text())
+    assert record["class_accuracy"] is None
+    assert sum(record["class_shares"]) == pytest.approx(1)
+    assert "that the judge takes for" in output
+    assert not (tmp_path / "results" / "confusion.png").exists()

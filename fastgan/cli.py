@@ -5,6 +5,7 @@ flag, value, path or file; 130 and 143 after Ctrl-C and SIGTERM.
 """
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from fastgan.commands import CommandError, Ended, evaluate, export, info, sample, train, verify
+from fastgan.commands import CommandError, ExitCode, evaluate, export, info, sample, train, verify
 from fastgan.data import DataError
 from fastgan.evaluation import FidError
 from fastgan.training import CheckpointError, NonFiniteError, RunError
@@ -84,14 +85,17 @@ def main_options(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: that of the process). Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     debug = "--debug" in arguments  # before or after the command
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         app(arguments, prog_name="fastgan", standalone_mode=False)
         sys.stdout.flush()
         return 0
-    except Ended as ended:
-        return ended.code
+    except ExitCode as exit_code:
+        return exit_code.code
     except BrokenPipeError:  # the reader has had enough, as in `fastgan info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
         return 141  # 128 + SIGPIPE, what a shell shows for programs that the signal ends
@@ -115,7 +119,9 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         missing = EXTRA[error.name.partition(".")[0]]
         return f"{missing} is not installed: pip install 'fastgan[train]'", 2
     if isinstance(error, torch.OutOfMemoryError):
-        return "out of GPU memory: lower --batch-size", 1
+        return "out of GPU memory: try smaller batches or images, or --device cpu", 1
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return "out of memory: try smaller batches or images", 1
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), 2
     if isinstance(error, (_Interrupted, KeyboardInterrupt)):

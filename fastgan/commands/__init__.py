@@ -11,7 +11,7 @@ class CommandError(Exception):
     """A command that cannot be carried out as asked. The message is one line and says what to do."""
 
 
-class Ended(Exception):
+class ExitCode(Exception):
     """The command is over, with this exit code."""
 
     def __init__(self, code: int) -> None:
@@ -27,9 +27,7 @@ RunArgument = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, max=LARGEST_SEED, help="Of the noise.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-DataDirOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where the files of the dataset are, if not in the usual places.")
-]
+DataDirOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the dataset's files are.")]
 
 
 def complete_device() -> list[str]:

@@ -1,6 +1,8 @@
 """``fastgan evaluate``: how good the images of a generator are, in numbers and as a picture."""
 
+import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,10 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to write the results. [default: RUN]", show_default=False)
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Other data than the run's own, or where it is now.", show_default=False),
+    ] = None,
     data_dir: DataDirOption = None,
     fid: Annotated[
         bool, typer.Option("--fid", help="Also the FID of torch-fidelity, if its weights are on disk.")
@@ -59,43 +65,52 @@ def evaluate(
     device = check_device(device)
     check_data_dir(data_dir)
     trained = load_generator(run)
-    folder = _results_folder(run, out)
     classes = classes_of(trained.generator)
     if classes is not None and samples % classes:
         raise CommandError(f"--samples {samples} does not divide into {classes} classes: give a multiple")
+    if classes is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+    folder = _results_folder(run, out)
     config = trained.config
-    place = data_dir or (Path(config.data_dir) if config.data_dir is not None else None)
-    real, test = (load(config.data, split, *config.form, place, device) for split in ("train", "test"))
+    name, fid = data or config.data, fid or fid_weights is not None
+    place = data_dir or (Path(config.data_dir) if config.data_dir is not None and data is None else None)
+    real = load(name, "train", *config.form, place, device)
     if real.classes is None and not fid:
-        raise CommandError(f"{config.data} has no classes, so no judge can learn from it: ask for --fid")
-    with _progress("measuring") as progress:
-        result = evaluate_generator(
-            trained.generator.to(device),
-            real,
-            test,
-            samples=samples,
-            seed=seed,
-            progress=progress,
-            fid=fid or fid_weights is not None,
-            fid_weights=fid_weights,
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+        raise CommandError(f"{name} has no classes, so no judge can learn from it: ask for --fid")
+    test = real if real.classes is None else load(name, "test", *config.form, place, device)
+    try:
+        with _progress("measuring") as progress:
+            result = evaluate_generator(
+                trained.generator.to(device),
+                real,
+                test,
+                samples=samples,
+                seed=seed,
+                progress=progress,
+                fid=fid,
+                fid_weights=fid_weights,
+            )
+    except ValueError as error:  # what does not fit together, as classes that the generator has not seen
+        raise CommandError(str(error)) from error
+    _print(result, trained, real.class_names)
     record = {"run": {"config": config.to_json(), "step": trained.step}, **result.record()}
     atomic_write(folder / EVALUATION, json.dumps(record, indent=2).encode() + b"\n")
     if result.confusion is not None:
         save_confusion(folder / CONFUSION, result.confusion, real.class_names, result.judge_accuracy or 0.0)
-    _print(result, trained, real.class_names)
     print(f"wrote {folder / EVALUATION}" + (f" and {CONFUSION}" if result.confusion is not None else ""))
 
 
 def _results_folder(run: Path, out: Path | None) -> Path:
-    if out is None:
-        if not run.is_dir():
-            raise CommandError(f"--out: name a folder for the results, as {run} is a file")
-        return run
-    if out.exists() and not out.is_dir():
-        raise CommandError(f"--out {out} is a file: name a folder")
-    return out
+    """Where to write, made and tried before minutes are spent on measuring."""
+    if out is None and not run.is_dir():
+        raise CommandError(f"--out: name a folder for the results, as {run} is a file")
+    folder = out or run
+    if folder.exists() and not folder.is_dir():
+        raise CommandError(f"--out {folder} is a file: name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"--out {folder}: it cannot be written to")
+    return folder
 
 
 @contextmanager

@@ -20,6 +20,7 @@ Examples:
 DEFAULT_PER_CLASS = 10
 DEFAULT_COUNT = 64
 COLUMNS = 8
+MOST_COLUMNS = 16
 FRAMES_PER_SECOND = 20
 CHUNK = 256  # images that are made at once
 
@@ -48,28 +49,33 @@ def sample(
     from fastgan.training.pictures import describe, save_gif, save_png, to_grid
 
     trained = load_generator(run)
-    chosen, count, columns = _plan(trained, run, classes, n)
+    chosen, count = _plan(trained, run, classes, n)
+    columns = _columns(count if chosen is None else count // len(chosen), conditional=chosen is not None)
     kind = out.suffix.lower()
     paths = [out] if kind in (".png", ".gif") else [out / name for name in _names(chosen, count)]
     _check_out(out, paths, overwrite)
     dice = torch.Generator().manual_seed(seed)  # a CPU one: the same on every machine
     z = torch.randn(count, trained.generator.z_dim, generator=dice)
-    labels = None if chosen is None else torch.tensor(chosen).repeat_interleave(columns)
-    shown = {} if chosen is None else {"classes": "+".join(trained.class_names[number] for number in chosen)}
-    description = describe(trained.config.model, seed, step=trained.step, **shown)
+    labels = None if chosen is None else torch.tensor(chosen).repeat_interleave(count // len(chosen))
+
+    def description(numbers: list[int] | None) -> str:
+        shown = {} if numbers is None else {"class": "+".join(trained.class_names[number] for number in numbers)}
+        return describe(trained.config.model, seed, step=trained.step, **shown)
+
     if kind == ".gif":
         circle = _circle(z, torch.randn(z.shape, generator=dice), frames)
         grids = [to_grid(_images(trained, point, labels), columns) for point in circle]
-        save_gif(out, grids, FRAMES_PER_SECOND, description)
+        save_gif(out, grids, FRAMES_PER_SECOND, description(chosen))
     elif kind == ".png":
-        save_png(out, to_grid(_images(trained, z, labels), columns), description)
+        save_png(out, to_grid(_images(trained, z, labels), columns), description(chosen))
     else:
         out.mkdir(parents=True, exist_ok=True)
         for start in range(0, count, CHUNK):
             part = slice(start, start + CHUNK)  # not all at once: there may be thousands
             images = _images(trained, z[part], None if labels is None else labels[part])
-            for path, image in zip(paths[part], images, strict=True):
-                save_png(path, to_grid(image.unsqueeze(0), 1), description)
+            for index, image in enumerate(images, start):
+                text = description(None if labels is None else [int(labels[index])])
+                save_png(paths[index], to_grid(image.unsqueeze(0), 1), f"{text}, image {index}")
     print(f"wrote {f'{frames} frames of ' if kind == '.gif' else ''}{count} images to {out}")
 
 
@@ -88,27 +94,36 @@ def _circle(z: torch.Tensor, other: torch.Tensor, frames: int) -> list[torch.Ten
     return [angle.cos() * z + angle.sin() * other for angle in angles]
 
 
-def _plan(trained: Trained, run: Path, classes: str | None, n: int | None) -> tuple[list[int] | None, int, int]:
-    """Which classes (None: unconditional), how many images, in how many columns."""
+def _plan(trained: Trained, run: Path, classes: str | None, n: int | None) -> tuple[list[int] | None, int]:
+    """Which classes (None: unconditional), and how many images."""
     names = trained.class_names
     if not names:
         if classes is not None:
             raise CommandError(
                 f"--classes: {run} is an unconditional {trained.config.model}: there is no class to ask for"
             )
-        count = n or DEFAULT_COUNT
-        return None, count, COLUMNS if count % COLUMNS == 0 else count
+        return None, n or DEFAULT_COUNT
     chosen = list(range(len(names))) if classes is None else [_class_number(part, names) for part in classes.split(",")]
     count = n or DEFAULT_PER_CLASS * len(chosen)
     if count % len(chosen):
         raise CommandError(f"--n {count} does not divide into {len(chosen)} classes: give a multiple")
-    return chosen, count, count // len(chosen)
+    return chosen, count
+
+
+def _columns(in_a_row: int, conditional: bool) -> int:
+    """How many columns a grid has: all of a class, or as many of a class as leave no gap in its rows."""
+    if not conditional:
+        return min(COLUMNS, in_a_row)
+    if in_a_row <= MOST_COLUMNS:
+        return in_a_row
+    return max(columns for columns in range(1, MOST_COLUMNS + 1) if in_a_row % columns == 0)
 
 
 def _class_number(text: str, names: tuple[str, ...]) -> int:
-    for number, name in enumerate(names):
-        if text.strip().lower() in (str(number), name.lower()):
-            return number
+    for spelling in (list(names), [name.lower() for name in names], [str(number) for number in range(len(names))]):
+        wanted = text.strip() if spelling == list(names) else text.strip().lower()
+        if wanted in spelling:  # by name before by number: a class may be called 2 and not be the third
+            return spelling.index(wanted)
     known = ", ".join(str(number) if name == str(number) else f"{number} {name}" for number, name in enumerate(names))
     raise CommandError(f"--classes: {text!r} is not one of {known}")
 

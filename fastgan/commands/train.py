@@ -1,11 +1,13 @@
 """``fastgan train``: train one of the models into a run folder, or go on with a run."""
 
 import dataclasses
+import errno
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
 from fastgan.data import DATASETS, Images, load
@@ -13,16 +15,20 @@ from fastgan.data.folder import PREFIX
 from fastgan.training import (
     GENERATOR_LOSSES,
     MODELS,
-    CheckpointError,
     ConfigError,
     TrainConfig,
+    check_data,
+    environment,
     load_state,
     open_run,
     read_run_json,
     write_run_json,
 )
 
-from . import CommandError, DataDirOption, DeviceOption, Ended, check_data_dir, check_device
+from . import CommandError, DataDirOption, DeviceOption, ExitCode, check_data_dir, check_device
+
+if TYPE_CHECKING:
+    from fastgan.training.loop import Ended
 
 EXAMPLES = """\
 Examples:
@@ -33,9 +39,10 @@ Examples:
 """
 
 DEFAULT_EPOCHS = 25
+SETTINGS = [field.name for field in dataclasses.fields(TrainConfig)]
 LENGTHS = ("steps", "epochs", "minutes")
 # What may be changed when a run goes on; everything else would make it another run.
-CHANGEABLE = (*LENGTHS, "log_every", "save_every", "data_dir")
+CHANGEABLE = (*LENGTHS, "log_every", "save_every", "data_dir", "device")
 
 
 def _whole(metavar: str, help: str) -> Any:
@@ -57,14 +64,12 @@ def train(
     data_dir: DataDirOption = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder. [default: runs/MODEL-DATA]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the run folder.")] = False,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with this run, as if it had never stopped.")
-    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Take the settings of this run; flags beside it change them.")
+        Path | None, typer.Option(metavar="RUN", help="Take the settings of this run, then the flags.")
     ] = None,
-    steps: Annotated[int | None, _whole("N", "Stop after N steps; the first of these three ends the run.")] = None,
-    epochs: Annotated[int | None, _whole("N", f"Stop after N epochs. [default if alone: {DEFAULT_EPOCHS}]")] = None,
+    steps: Annotated[int | None, _whole("N", "Stop after N steps.")] = None,
+    epochs: Annotated[int | None, _whole("N", f"Stop after N epochs. [default: {DEFAULT_EPOCHS}]")] = None,
     minutes: Annotated[float | None, _whole("T", "Stop after T minutes.")] = None,
     batch_size: Annotated[int | None, _whole("N", "Images per batch. [default: 128]")] = None,
     seed: Annotated[int | None, _whole("N", "Of weights, order and noise. [default: 0]")] = None,
@@ -80,20 +85,20 @@ def train(
     label_smoothing: Annotated[float | None, _whole("S", "Real images count as 1 - S. [default: 0]")] = None,
     d_steps: Annotated[int | None, _whole("N", "Steps of D per step of G. [default: 1]")] = None,
     image_size: Annotated[int | None, _whole("N", "Height and width. [default: the model's]")] = None,
-    channels: Annotated[int | None, _whole("N", "1 (grey) or 3 (colour). [default: the model's]")] = None,
-    amp: Annotated[bool | None, typer.Option("--amp", help="bfloat16 autocast.", show_default=False)] = None,
+    channels: Annotated[int | None, _whole("N", "1 or 3. [default: the model's]")] = None,
+    amp: Annotated[
+        bool | None, typer.Option("--amp/--no-amp", help="bfloat16 autocast. [default: off]", show_default=False)
+    ] = None,
     channels_last: Annotated[
         bool | None,
         typer.Option("--channels-last/--no-channels-last", help="NHWC layout. [default: on]", show_default=False),
     ] = None,
     device: DeviceOption = None,
-    log_every: Annotated[int | None, _whole("N", "Steps between lines of the log. [default: 50]")] = None,
-    save_every: Annotated[int | None, _whole("N", "Steps between checkpoints and grids. [default: 500]")] = None,
+    log_every: Annotated[int | None, _whole("N", "Steps between log lines. [default: 50]")] = None,
+    save_every: Annotated[int | None, _whole("N", "Steps between checkpoints. [default: 500]")] = None,
 ) -> None:
     """Train a model: checkpoints, curves and sample grids in a run folder."""
-    given = {name: value for name, value in locals().items() if value is not None}
-    for name in ("out", "overwrite", "resume", "config"):
-        given.pop(name, None)
+    given = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
     check_data_dir(data_dir)
     # Absolute, so that the run can be done again from anywhere.
     if data_dir is not None:
@@ -104,11 +109,11 @@ def train(
         if out is not None or overwrite or config is not None:
             raise CommandError("--resume goes on in the run's own folder: leave out --out, --overwrite and --config")
         _resume(resume, given)
-    else:
-        if device is not None or config is None:
-            given["device"] = check_device(device)
-        settings = _new(config, given)
-        _start(settings, out or _default_out(settings), overwrite)
+        return
+    if device is not None or config is None:
+        given["device"] = check_device(device)
+    settings = _new(config, given)
+    _start(settings, out or _default_out(settings), overwrite)
 
 
 def _default_out(config: TrainConfig) -> Path:
@@ -116,12 +121,15 @@ def _default_out(config: TrainConfig) -> Path:
     return Path("runs") / f"{config.model}-{data}"
 
 
-def _configured(make: Any) -> TrainConfig:
+def _flag(setting: str) -> str:
+    return "MODEL" if setting == "model" else f"--{setting.replace('_', '-')}"
+
+
+def _configured(make: Callable[[], TrainConfig]) -> TrainConfig:
     try:
         return make()
     except ConfigError as error:
-        flag = "MODEL" if error.setting == "model" else f"--{error.setting.replace('_', '-')}"
-        raise CommandError(f"{flag}: {error.problem}") from error
+        raise CommandError(f"{_flag(error.setting)}: {error.problem}") from error
 
 
 def _new(base: Path | None, given: dict[str, Any]) -> TrainConfig:
@@ -130,6 +138,8 @@ def _new(base: Path | None, given: dict[str, Any]) -> TrainConfig:
         old, _ = read_run_json(base)
         if any(name in given for name in LENGTHS):
             old = dataclasses.replace(old, steps=None, epochs=None, minutes=None)
+        if "data" in given:
+            old = dataclasses.replace(old, data_dir=None)
         config = _configured(lambda: dataclasses.replace(old, **given))
     else:
         for name, shown in (("model", f"MODEL: one of {', '.join(MODELS)}"), ("data", "--data")):
@@ -161,53 +171,64 @@ def _start(config: TrainConfig, out: Path, overwrite: bool) -> None:
         write_run_json(out, config, data)
         print(f"{config.model} on {len(data)} images of {data.name} from {data.origin}, {config.device}")
         print(f"into {out}", flush=True)
-        _conclude(out, train(config, data, out))
+        with _room_on_disk(out):
+            ended = train(config, data, out)
+        _conclude(out, ended)
 
 
 def _resume(run: Path, given: dict[str, Any]) -> None:
     from fastgan.training.loop import last_step_of, train
 
-    fixed = sorted(set(given) - set(CHANGEABLE))
-    if fixed:
-        flag = "MODEL" if fixed[0] == "model" else f"--{fixed[0].replace('_', '-')}"
-        raise CommandError(f"--resume goes on with the settings of the run: {flag} cannot be changed")
     with open_run(run, "resume"):
-        config, record = read_run_json(run)
+        old, record = read_run_json(run)
+        for name in sorted(set(given) - set(CHANGEABLE)):
+            if given[name] != getattr(old, name):
+                raise CommandError(f"--resume goes on with the settings of the run: {_flag(name)} cannot be changed")
         lengths = dict.fromkeys(LENGTHS) if any(name in given for name in LENGTHS) else {}
-        config = _configured(lambda: dataclasses.replace(config, **{**lengths, **given}))
+        config = _configured(lambda: dataclasses.replace(old, **{**lengths, **given}))
+        if config.device.partition(":")[0] != old.device.partition(":")[0]:
+            raise CommandError(f"--device {config.device}: the run has trained on {old.device}, whose dice it needs")
         data = _load(config)
         state = load_state(run)
+        if state is not None:
+            check_data(state, data)
         step, seconds = (state["step"], state["seconds"]) if state is not None else (0, 0.0)
         if step >= last_step_of(config, len(data)) or seconds >= (config.minutes or math.inf) * 60:
             print(
                 f"{run} is done: {step} steps in {seconds / 60:.1f} minutes; to go on, give more --steps or --minutes"
             )
             return
-        _warn_of_changes(record)
-        write_run_json(run, config, data)
+        _warn_of_changes(record, config)
+        write_run_json(run, config, data, record, step)
         print(f"{config.model} on {len(data)} images of {data.name}, {config.device}, goes on after step {step}")
         print(f"in {run}", flush=True)
-        try:
+        with _room_on_disk(run):
             ended = train(config, data, run, state)
-        except CheckpointError as error:
-            raise CheckpointError(f"{run}: {error}") from error
         _conclude(run, ended)
 
 
-def _warn_of_changes(record: dict[str, Any]) -> None:
+def _warn_of_changes(record: dict[str, Any], config: TrainConfig) -> None:
     """Say what keeps a resumed run from being bit-equal to one that never stopped."""
-    before = {"torch": record.get("versions", {}).get("torch"), "threads": record.get("threads")}
-    now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    for name, old in before.items():
-        if old != now[name]:
-            print(
-                f"warning: the run used {name} {old}, now it is {now[name]}: not every bit will be the same", flush=True
-            )
+    before, now = record.get("processes", [{}])[-1], environment(config)
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            print(f"warning: {name} was {before[name]}, now it is {value}: not every bit will be the same", flush=True)
 
 
-def _conclude(run: Path, ended: Any) -> None:
+@contextmanager
+def _room_on_disk(run: Path) -> Iterator[None]:
+    """Say how to go on when the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CommandError(f"{error.strerror}: make room, then: fastgan train --resume {run}") from error
+
+
+def _conclude(run: Path, ended: "Ended") -> None:
     print(f"step {ended.step}: the samples in {run / 'samples'} differ {ended.spread:.0%} as much as real images do")
     if ended.signal is not None:
         print(f"stopped by {ended.signal.name}; to go on: fastgan train --resume {run}")
-        raise Ended(128 + ended.signal)
+        raise ExitCode(128 + ended.signal)
     print(f"done; look at {run / 'samples'} and {run / 'curves.png'}")

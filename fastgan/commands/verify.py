@@ -8,7 +8,7 @@ import typer
 
 from fastgan.dispatch import BACKENDS
 
-from . import CommandError, DeviceOption, Ended, check_device
+from . import CommandError, DeviceOption, ExitCode, check_device
 
 EXAMPLES = """\
 Examples:
@@ -44,4 +44,4 @@ def verify(
 
     code = run(torch.device(device), backend, quick, json)
     if code:
-        raise Ended(code)
+        raise ExitCode(code)

@@ -56,7 +56,7 @@ class ImageFiles(Images):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the form, and of each file's relative path, size, time of last change and label.
+        """SHA-256 of the form, and of each file's relative path, size and label.
 
         Raises DataError if a file is gone.
         """
@@ -66,7 +66,7 @@ class ImageFiles(Images):
                 stat = (self.root / file).stat()
             except OSError as error:
                 raise DataError(f"{self.root / file}: cannot be read: {error.strerror}") from error
-            sha.update(os.fsencode(file) + f"\0{stat.st_size} {stat.st_mtime_ns} {label}\0".encode())
+            sha.update(os.fsencode(file) + f"\0{stat.st_size} {label}\0".encode())
         return sha.hexdigest()
 
     def take(self, order: Tensor, batch_size: int) -> Iterator[Batch]:

@@ -107,7 +107,8 @@ class ImageSet(Images):
 
     def take(self, order: Tensor, batch_size: int) -> Iterator[Batch]:
         """See ``Images.take``. Nothing is copied from the CPU but the order, once."""
-        order = order.to(self.images.device)
+        cuda = self.images.is_cuda
+        order = (order.pin_memory() if cuda else order).to(self.images.device, non_blocking=cuda)  # without waiting
         for start in range(0, len(order), batch_size):
             index = order[start : start + batch_size]
             yield normalise(self.images[index]), self.labels[index]

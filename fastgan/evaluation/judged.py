@@ -53,8 +53,8 @@ def judge_samples(
 ) -> Judged:
     """Let ``judge``, in eval mode on the generator's device, look at ``samples`` samples and at the real images.
 
-    The distance is taken to all of ``test``; the floor from as many images of ``train``, drawn at random, or all of
-    them if there are fewer.
+    The distance is taken to all of ``test``; the floor from as many images of ``train`` as there are samples, drawn at
+    random, or as good as all of them if there are fewer.
 
     Raises ValueError as draw does.
     """
@@ -71,7 +71,7 @@ def judge_samples(
         report(0.6 * made.count / samples)
     real = real_moments(judge, test, len(test))
     report(0.8)
-    part = real_moments(judge, train, len(test), FLOOR_SEED)
+    part = real_moments(judge, train, samples, FLOOR_SEED)
     report(1.0)
     conditional = classes_of(generator) is not None
     return Judged(

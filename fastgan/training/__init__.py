@@ -9,8 +9,8 @@ from .export import write_safetensors
 from .health import NonFiniteError
 from .losses import GENERATOR_LOSSES, discriminator_loss, generator_loss
 from .networks import Generator, Trained, build_networks, classes_of, generate
-from .run_folder import RunError, open_run, read_run_json, write_run_json
-from .state import load_generator, load_state
+from .run_folder import RunError, environment, open_run, read_run_json, write_run_json
+from .state import check_data, load_generator, load_state
 from .step import Players, train_step
 from .trace import METRICS
 
@@ -27,8 +27,10 @@ __all__ = [
     "TrainConfig",
     "Trained",
     "build_networks",
+    "check_data",
     "classes_of",
     "discriminator_loss",
+    "environment",
     "generate",
     "generator_loss",
     "load_checkpoint",

@@ -23,8 +23,8 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of something else. The message is one line and names the file."""
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content``, state_dicts and plain values only, to ``path``.
+def save_checkpoint(path: Path, content: dict[str, Any], previous: Path | None = None) -> None:
+    """Write ``content``, state_dicts and plain values only, to ``path``; an older file there is kept as ``previous``.
 
     Raises OSError if it cannot be written; an older file of that name is then still whole.
     """
@@ -32,7 +32,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     torch.save(content, buffer)
     data = buffer.getvalue()
     digest = hashlib.sha256(data).hexdigest().encode()
-    atomic_write(path, data + _MARK + digest + b"\n")
+    atomic_write(path, data + _MARK + digest + b"\n", previous)
 
 
 def load_checkpoint(path: Path, *keys: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from .losses import GENERATOR_LOSSES, GeneratorLoss
 # The form of the images that each model makes unless told otherwise: height = width, and channels.
 DEFAULT_FORMS = {"gan": (28, 1), "dcgan": (32, 3), "cgan": (28, 1)}
 MODELS = tuple(DEFAULT_FORMS)
+MOST_STEPS_IN_A_LINE = 10_000  # their numbers are kept until the line is written, and in each checkpoint
 
 
 class ConfigError(ValueError):
@@ -59,8 +60,9 @@ class TrainConfig:
                 raise ConfigError(name, f"must be a name, got {getattr(self, name)!r}")
         if not isinstance(self.data_dir, str | None):
             raise ConfigError("data_dir", f"must be the path of a folder, got {self.data_dir!r}")
-        for name in ("batch_size", "d_steps", "log_every", "save_every"):
+        for name in ("batch_size", "d_steps", "save_every"):
             self._whole(name)
+        self._whole("log_every", high=MOST_STEPS_IN_A_LINE)
         for name in ("steps", "epochs", "image_size", "channels"):
             if getattr(self, name) is not None:
                 self._whole(name)
@@ -97,6 +99,8 @@ class TrainConfig:
 
     def _form(self) -> None:
         size, channels = self.form
+        if not 4 <= size <= 256:
+            raise ConfigError("image_size", f"must be from 4 to 256, got {size}")
         if channels not in (1, 3):
             raise ConfigError("channels", f"must be 1 (grey) or 3 (colour), got {channels}")
         if self.model == "dcgan" and size not in (32, 64, 128):

@@ -1,7 +1,10 @@
 """The curves of a run: metrics.csv and TensorBoard as it goes, curves.png to look at."""
 
 import csv
+import importlib.util
 import io
+import os
+import threading
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +14,9 @@ from fastgan.files import atomic_write
 
 from .run_folder import CURVES, METRICS_CSV, TENSORBOARD
 from .trace import METRICS
+
+if importlib.util.find_spec("matplotlib") is None:  # imported late, but missed before anything is written
+    raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
 COLUMNS = ("step", "epoch", "seconds", *METRICS, "images_per_second")
 _PANELS = {
@@ -23,16 +29,17 @@ _PANELS = {
 class Curves:
     """One row per line of the log: means over the steps since the last."""
 
-    def __init__(self, run: Path, after_step: int) -> None:
-        """Go on in the folder ``run`` after ``after_step`` (0: begin); rows of later steps are dropped.
+    def __init__(self, run: Path, first_step: int = 1, last_row: int = 0) -> None:
+        """Go on in the folder ``run`` with ``first_step``; rows of steps after ``last_row`` are dropped.
 
         Raises OSError if the files cannot be written.
         """
         self.run = run
-        self.rows = _read_rows(run / METRICS_CSV, after_step)
+        self.rows = _read_rows(run / METRICS_CSV, last_row)
         atomic_write(run / METRICS_CSV, _to_csv([COLUMNS, *self.rows]))
         # purge_step hides what was written for steps that are now done again
-        self._tensorboard = SummaryWriter(run / TENSORBOARD, purge_step=after_step + 1)
+        self._tensorboard = SummaryWriter(run / TENSORBOARD, purge_step=first_step)
+        self._excepthook, threading.excepthook = threading.excepthook, _quiet
 
     def add(self, step: int, epoch: int, seconds: float, means: list[float], images_per_second: float) -> None:
         """Write the means of METRICS over the steps since the last row."""
@@ -77,9 +84,23 @@ class Curves:
         figure.savefig(buffer, format="png", dpi=100)
         atomic_write(self.run / CURVES, buffer.getvalue())
 
+    def sync(self) -> None:
+        """Return when the rows are on the disk."""
+        with (self.run / METRICS_CSV).open("ab") as file:
+            os.fsync(file.fileno())
+
     def close(self) -> None:
         """Flush TensorBoard's file and end its thread."""
-        self._tensorboard.close()
+        try:
+            self._tensorboard.close()
+        finally:
+            threading.excepthook = self._excepthook
+
+
+def _quiet(error: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread raises its error again in ours; without this it would also print a traceback."""
+    if not isinstance(error.exc_value, OSError):
+        threading.__excepthook__(error)
 
 
 def _to_csv(rows: list[tuple[str, ...]]) -> bytes:
@@ -89,9 +110,16 @@ def _to_csv(rows: list[tuple[str, ...]]) -> bytes:
 
 
 def _read_rows(path: Path, last_step: int) -> list[tuple[str, ...]]:
-    """The whole rows up to ``last_step``; a row that a killed run did not finish is left out."""
+    """The whole rows up to ``last_step``; what a killed run did not finish, or a disk has damaged, is left out."""
     if last_step == 0 or not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [tuple(row) for row in csv.reader(file)][1:]
-    return [row for row in rows if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= last_step]
+    with path.open(newline="", errors="replace") as file:
+        rows = [tuple(row) for row in csv.reader(file)]
+    return [row for row in rows if _is_whole(row) and int(row[0]) <= last_step]
+
+
+def _is_whole(row: tuple[str, ...]) -> bool:
+    try:
+        return len(row) == len(COLUMNS) and [int(row[0]), int(row[1]), *map(float, row[2:])] != []
+    except ValueError:
+        return False

@@ -3,6 +3,7 @@
 Format: https://huggingface.co/docs/safetensors. No pickle, so a file from elsewhere can be read without running it.
 """
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import torch
 
+from fastgan.data.folder import PREFIX
 from fastgan.files import atomic_write
 from fastgan.version import __version__
 
 from .checkpoint import CheckpointError
+from .config import TrainConfig
 from .networks import Trained
+
+_SIGNED = ("config", "class_names", "step")
 
 
 def write_safetensors(path: Path, trained: Trained) -> None:
@@ -28,11 +33,11 @@ def write_safetensors(path: Path, trained: Trained) -> None:
     metadata = {
         "format": "pt",
         "software": f"fastgan {__version__}",
-        "config": json.dumps(trained.config.to_json()),
+        "config": json.dumps(_without_places(trained.config).to_json()),
         "class_names": json.dumps(list(trained.class_names)),
         "step": str(trained.step),
-        "sha256": _digest(weights),
     }
+    metadata["sha256"] = _digest(weights, metadata)
     atomic_write(path, save(weights, metadata))
 
 
@@ -51,8 +56,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], list[str], int, dict[s
         raise CheckpointError(f"{path}: no such file") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged, or not a safetensors file: {error}") from error
-    if "sha256" in metadata and metadata["sha256"] != _digest(weights):
-        raise CheckpointError(f"{path}: damaged: its weights do not match their SHA-256 digest")
+    if not set(_SIGNED) <= set(metadata):
+        raise CheckpointError(f"{path}: not a generator that 'fastgan export' wrote")
+    if metadata.get("sha256") != _digest(weights, metadata):
+        raise CheckpointError(f"{path}: damaged: its contents do not match its SHA-256 digest")
     try:
         class_names = json.loads(metadata["class_names"])
         return json.loads(metadata["config"]), list(class_names), int(metadata["step"]), weights
@@ -60,9 +67,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], list[str], int, dict[s
         raise CheckpointError(f"{path}: not a generator that 'fastgan export' wrote") from error
 
 
-def _digest(weights: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes: the format itself has no checksum."""
-    digest = hashlib.sha256()
+def _without_places(config: TrainConfig) -> TrainConfig:
+    """The settings without the folders of this machine, which are nobody else's business."""
+    data = PREFIX + Path(config.data).name if config.data.startswith(PREFIX) else config.data
+    return dataclasses.replace(config, data=data, data_dir=None)
+
+
+def _digest(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 over what the metadata say, and the names, shapes and bytes: the format itself has no checksum."""
+    digest = hashlib.sha256("\n".join(metadata[name] for name in _SIGNED).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -82,12 +82,10 @@ def train(config: TrainConfig, data: Images, run: Path, state: dict[str, Any] | 
         step, seconds = state["step"], state["seconds"]
 
     with StopSignals() as stop, Display(config, last_step, step, seconds) as display:
-        recorder = Recorder(config, players, draws, run, display, step, seconds)
+        recorder = Recorder(config, players, draws, run, display, state)
         try:
-            if state is not None:
-                recorder.reopen(state["open_window"])
-            done = step >= last_step
-            while not done:
+            done, stopped = step >= last_step, None
+            while not done and stopped is None:
                 step += 1
                 recorder.window.add(train_step(players, draws, config))
                 if step % config.log_every == 0:
@@ -95,11 +93,11 @@ def train(config: TrainConfig, data: Images, run: Path, state: dict[str, Any] | 
                 if step % config.save_every == 0:
                     recorder.save(step)
                 display.step(step)
-                done = step >= last_step or recorder.elapsed() >= last_second or stop.received is not None
-            if stop.received is None:  # else the window stays open, as it would be if there had been no signal
-                recorder.log(step)
+                done, stopped = step >= last_step or recorder.elapsed() >= last_second, stop.received
             if recorder.saved_step < step:
                 recorder.save(step)
+            if done:  # a last line for what is left; in the checkpoint it is still open, if the run is made longer
+                recorder.log(step, wait=True)
         finally:
             recorder.close()
-    return Ended(step, stop.received, recorder.spread)
+    return Ended(step, None if done else stopped, recorder.spread)

@@ -29,6 +29,7 @@ class Display:
             TextColumn("left {task.fields[left]}"),
         )
         self._bar: Progress | None = None
+        self._heard = True
         if self.console.is_terminal:
             self._bar = Progress(*columns, console=self.console, refresh_per_second=_REDRAWS_PER_SECOND)
             self._task = self._bar.add_task("", total=1.0, step=done_steps, metrics="", left="?")
@@ -60,8 +61,14 @@ class Display:
             self.say(f"step {step}  epoch {epoch}  {text}  {images_per_second:.0f} images/s  left {left}")
 
     def say(self, line: str) -> None:
-        """Print a line, above the bar if there is one."""
-        self.console.print(line, markup=False)
+        """Print a line, above the bar if there is one. Nobody may be reading any more, as after ``| head``."""
+        if self._bar is not None:
+            self.console.print(line, markup=False)
+        elif self._heard:
+            try:
+                print(line, flush=True)
+            except OSError:
+                self._heard = False
 
     def time_left(self, step: int) -> str:
         """As h:mm:ss, at the speed since the start of this process; "?" before the first step."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import torch
 
 from fastgan.data import Images
 from fastgan.files import atomic_write
+from fastgan.info import cpu_name
+from fastgan.native import native_reason
 from fastgan.version import __version__
 
 from .config import ConfigError, TrainConfig
@@ -36,11 +39,14 @@ _WRITTEN = (
     CURVES,
     EVALUATION,
     CONFUSION,
-    f"{SAMPLES}/step-*.png",
+    f"{SAMPLES}/step-[0-9]*.png",
     f"{TENSORBOARD}/events.out.tfevents.*",
 )
 # What a write that was killed leaves behind.
-_LEFTOVERS = (".*.tmp", f"{SAMPLES}/.*.tmp")
+_LEFTOVERS = (
+    *(f".{name}.[0-9]*.tmp" for name in (RUN, CHECKPOINT, PREVIOUS, METRICS_CSV, CURVES, EVALUATION, CONFUSION)),
+    f"{SAMPLES}/.step-[0-9]*.png.[0-9]*.tmp",
+)
 
 
 class RunError(RuntimeError):
@@ -54,13 +60,14 @@ def open_run(path: Path, mode: Literal["new", "overwrite", "resume"] = "new") ->
     "overwrite" deletes the files of an earlier run, by name; any other file stays. "resume" keeps them.
 
     Raises RunError if a run is going on there, if there is anything in it that is to be neither overwritten nor
-    resumed, or if there is nothing to resume.
+    resumed, or if what is to be overwritten or resumed is no run.
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file: choose a folder with --out")
-    if mode == "resume" and not (path / RUN).is_file():
+    filled = path.is_dir() and any(entry.name != LOCK for entry in path.iterdir())
+    if (mode == "resume" or (mode == "overwrite" and filled)) and not (path / RUN).is_file():
         raise RunError(f"{path} is not the folder of a run: it has no {RUN}")
-    if mode == "new" and path.is_dir() and any(path.iterdir()):
+    if mode == "new" and filled:
         raise RunError(
             f"{path} is not empty: choose another --out, --resume {path} to go on, or --overwrite to replace it"
         )
@@ -77,11 +84,16 @@ def open_run(path: Path, mode: Literal["new", "overwrite", "resume"] = "new") ->
         yield
 
 
-def write_run_json(path: Path, config: TrainConfig, data: Images) -> None:
+def write_run_json(
+    path: Path, config: TrainConfig, data: Images, record: dict[str, Any] | None = None, after_step: int = 0
+) -> None:
     """Write what the run in the folder ``path`` is: with it, and the data, the run can be done again.
+
+    ``record``: what the file held before, if the run goes on after ``after_step``.
 
     Raises OSError if it cannot be written.
     """
+    processes = [] if record is None else list(record.get("processes", []))
     content = {
         "config": config.to_json(),
         "data": {
@@ -91,15 +103,25 @@ def write_run_json(path: Path, config: TrainConfig, data: Images) -> None:
             "class_names": list(data.class_names),
             "sha256": data.digest,
         },
-        "versions": {
-            "fastgan": __version__,
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "python": platform.python_version(),
-        },
-        "threads": torch.get_num_threads(),
+        # One for each process that worked at the run.
+        "processes": [*processes, {"after_step": after_step, **environment(config)}],
     }
     atomic_write(path / RUN, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def environment(config: TrainConfig) -> dict[str, Any]:
+    """What the bits of a training depend on beside its configuration and its data, as plain values."""
+    cuda = torch.device(config.device).type == "cuda"
+    return {
+        "fastgan": __version__,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(config.device) if cuda else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "backend": os.environ.get("FASTGAN_BACKEND", "auto"),
+        "native": native_reason("cuda" if cuda else "cpu") is None,
+    }
 
 
 def read_run_json(path: Path) -> tuple[TrainConfig, dict[str, Any]]:

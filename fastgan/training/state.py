@@ -1,11 +1,12 @@
 """All that a training must remember to go on as if it had never stopped, as one checkpoint; and the generator in it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastgan.data import Images
 
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .config import ConfigError, TrainConfig
@@ -32,21 +33,16 @@ def save_state(
     position = {"draws": draws.state_dict(), "rng": _global_rng(config), "open_window": window}
     data = {"class_names": list(draws.data.class_names), "data_sha256": draws.data.digest}
     content = {"config": config.to_json(), "step": step, "seconds": seconds, **data, **parts, **position}
-    path, link = run / CHECKPOINT, run / f".{PREVIOUS}.{os.getpid()}.tmp"
-    if path.exists():  # by a second name for the same file, so that there is a checkpoint at every moment
-        link.unlink(missing_ok=True)
-        os.link(path, link)
-        os.replace(link, run / PREVIOUS)
-    save_checkpoint(path, content)
+    save_checkpoint(run / CHECKPOINT, content, run / PREVIOUS)
 
 
 def load_state(run: Path) -> dict[str, Any] | None:
     """What ``save_state`` wrote into the folder ``run``, or None if it has not yet.
 
-    Raises CheckpointError, which says whether the checkpoint before it is whole, if the checkpoint is damaged.
+    Raises CheckpointError, which says whether the checkpoint before it is whole, if the checkpoint is damaged or gone.
     """
     path, previous = run / CHECKPOINT, run / PREVIOUS
-    if not path.exists():
+    if not path.exists() and not previous.exists():
         return None
     try:
         return load_checkpoint(path, *KEYS)
@@ -58,16 +54,21 @@ def load_state(run: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{error}; that of step {step} is whole: mv {previous} {path}, and resume") from error
 
 
+def check_data(state: dict[str, Any], data: Images) -> None:
+    """Raise CheckpointError unless ``data`` is what the training of ``state`` has seen."""
+    if state["data_sha256"] != data.digest:
+        raise CheckpointError(
+            f"the run was trained on other data than {data.name} from {data.origin}: "
+            "put the old data back, or start a new run"
+        )
+
+
 def restore_state(state: dict[str, Any], config: TrainConfig, players: Players, draws: Draws) -> None:
     """Set the networks, optimizers, data position and dice to those of ``state``.
 
     Raises CheckpointError if the state is that of other networks or other data.
     """
-    if state["data_sha256"] != draws.data.digest:
-        raise CheckpointError(
-            f"the run was trained on other data than {draws.data.name} from {draws.data.origin}: "
-            "put the old data back, or start a new run"
-        )
+    check_data(state, draws.data)
     try:
         for part in _PARTS:
             getattr(players, part).load_state_dict(state[part])
@@ -76,7 +77,7 @@ def restore_state(state: dict[str, Any], config: TrainConfig, players: Players, 
         if "cuda" in state["rng"]:
             torch.cuda.set_rng_state(state["rng"]["cuda"], config.device)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"its contents are not those of this fastgan's {config.model}") from error
+        raise CheckpointError(f"the checkpoint is not one of this fastgan's {config.model}") from error
 
 
 def _global_rng(config: TrainConfig) -> dict[str, Tensor]:

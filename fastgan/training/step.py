@@ -85,15 +85,17 @@ def train_step(players: Players, draw: Callable[[], Batch], config: TrainConfig)
     """``config.d_steps`` steps of D, each on a fresh batch, then one step of G on the fakes of the last.
 
     Returns the step's trace, float32 [T] on the device: numbers in the order in which they were computed, whose names
-    are ``trace.names(players)``. With several D steps it is that of the last one.
+    are those of ``TraceLayout.of(players, config.d_steps)``.
     """
+    trace: list[Tensor] = []
     for _ in range(config.d_steps - 1):
         real, z, condition = draw()
         with torch.no_grad(), torch.autocast(z.device.type, torch.bfloat16, enabled=config.amp):
             fake = players.generator(z, *condition)
-        discriminator_step(players, real, fake, condition, config)
+        trace += discriminator_step(players, real, fake, condition, config)
     real, z, condition = draw()
     with torch.autocast(z.device.type, torch.bfloat16, enabled=config.amp):
         fake = players.generator(z, *condition)
-    d_trace = discriminator_step(players, real, fake, condition, config)
-    return torch.stack(d_trace + generator_step(players, fake, condition, config)).float()
+    trace += discriminator_step(players, real, fake, condition, config)
+    trace += generator_step(players, fake, condition, config)
+    return torch.stack(trace).float()

@@ -22,19 +22,20 @@ class TraceLayout:
     g_parameters: int
 
     @classmethod
-    def of(cls, players: Players) -> "TraceLayout":
+    def of(cls, players: Players, d_steps: int = 1) -> "TraceLayout":
         """The layout of the traces that ``train_step`` returns for ``players``."""
         gradients = [
             [f"the gradient of {role}.{name}" for name, _ in reversed(list(network.named_parameters()))]
             for role, network in (("discriminator", players.discriminator), ("generator", players.generator))
         ]
-        names = ("D(x)", "D(G(z))", "the loss of D", *gradients[0], "the loss of G", *gradients[1])
-        return cls(names, len(gradients[0]), len(gradients[1]))
+        of_d = ("D(x)", "D(G(z))", "the loss of D", *gradients[0])
+        earlier = [f"{name} in step {turn} of D" for turn in range(1, d_steps) for name in of_d]
+        return cls((*earlier, *of_d, "the loss of G", *gradients[1]), len(gradients[0]), len(gradients[1]))
 
     def metrics(self, trace: Tensor) -> Tensor:
-        """METRICS [S, 6] of traces [S, T]."""
+        """METRICS [S, 6] of traces [S, T]; those of D are from the last of its steps."""
         sizes = [1, 1, 1, self.d_parameters, 1, self.g_parameters]
-        d_real, d_fake, d_loss, d_norms, g_loss, g_norms = trace.split(sizes, 1)
+        d_real, d_fake, d_loss, d_norms, g_loss, g_norms = trace[:, -sum(sizes) :].split(sizes, 1)
         norms = [torch.linalg.vector_norm(norms, dim=1, keepdim=True) for norms in (d_norms, g_norms)]
         return torch.cat([d_loss, g_loss, d_real, d_fake, *norms], dim=1)
 

@@ -31,7 +31,7 @@ COMMANDS = sorted(command.callback.__name__ for command in app.registered_comman
 def test_help_fits_a_screen_and_its_examples_are_right(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setenv("COLUMNS", "80")
     code, output, _ = call(f"{command} --help", capsys)
     assert code == 0
     assert len(output.splitlines()) <= 45

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.commands.calls import call, refused
+from tests.commands.calls import call, refused, write_run
 
 
 def test_wrong_evaluate(cgan: Path, gan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,3 +51,17 @@ def test_evaluate_an_unconditional_model(gan: Path, tmp_path: Path, capsys: pyte
     assert sum(record["class_shares"]) == pytest.approx(1)
     assert "that the judge takes for" in output
     assert not (tmp_path / "results" / "confusion.png").exists()
+
+
+def test_what_does_not_fit_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder with other classes than the run was trained on, and one without any."""
+    for split in ("train", "test"):
+        for name in ("cats", "dogs"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            Image.new("L", (30, 30)).save(tmp_path / "images" / split / name / "a.png")
+    write_run(tmp_path / "run", "cgan")
+    assert "10 classes" in refused("evaluate run --data folder:images", capsys)
+    (tmp_path / "plain").mkdir()
+    Image.new("L", (30, 30)).save(tmp_path / "plain" / "a.png")
+    assert "has no classes, so no judge can learn from it" in refused("evaluate run --data folder:plain", capsys)
+    assert "FID needs" in refused("evaluate run --data folder:plain --fid", capsys)

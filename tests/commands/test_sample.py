@@ -56,7 +56,7 @@ def test_train_then_sample_then_overwrite(tmp_path: Path, capsys: pytest.Capture
 def test_sample_gives_a_row_to_each_class(cgan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("sample cgan --out grid.png --classes 0,3 --n 64 --seed 1", capsys)[0] == 0
     with Image.open(tmp_path / "grid.png") as picture:
-        assert picture.size == (32 * 30 - 2, 2 * 30 - 2)
+        assert picture.size == (16 * 30 - 2, 4 * 30 - 2)
     assert call("sample cgan --out all.png", capsys)[0] == 0
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.size == (10 * 30 - 2, 10 * 30 - 2)
@@ -132,4 +132,16 @@ def test_class_names_are_understood(cgan: Path, capsys: pytest.CaptureFixture[st
     code, output, _ = call("sample cgan --out a.png --classes t-shirt,0,3", capsys)
     assert code == 0
     assert "30 images" in output
+    content["class_names"] = ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7"]  # as folders are sorted
+    save_checkpoint(cgan / "checkpoint.pt", content)
+    assert call("sample cgan --out folder --classes 2,10,9 --n 3", capsys)[0] == 0
+    assert sorted(path.name for path in (cgan.parent / "folder").iterdir()) == [
+        "00000-class4.png",
+        "00001-class2.png",
+        "00002-class9.png",
+    ]
+    with Image.open(cgan.parent / "folder" / "00000-class4.png") as picture:
+        assert picture.text["Description"].endswith("class 2, image 0")
+    content["class_names"] = ["T-shirt", *"123456789"]
+    save_checkpoint(cgan / "checkpoint.pt", content)
     assert "'coat' is not one of 0 T-shirt, 1, 2" in refused("sample cgan --out b.png --classes coat", capsys)

@@ -1,15 +1,17 @@
 """``fastgan train``: what is refused and that nothing is made then; resuming; doing a run again."""
 
 import builtins
+import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.commands.calls import call, refused
-from tests.training.runs import same_training
+from tests.training.runs import noise_set, same_training
 
 TRAIN = "train gan --data digits --out run"
 WRONG_TRAIN = {
@@ -47,8 +49,6 @@ WRONG_TRAIN = {
     f"{TRAIN} --config nowhere": "nowhere: no such file",
     "train --resume nowhere": "nowhere",
     f"{TRAIN} --resume run": "leave out --out, --overwrite and --config",
-    "train gan --resume gan": "MODEL cannot be changed",
-    "train --resume gan --lr 1": "--lr cannot be changed",
 }
 
 
@@ -68,7 +68,8 @@ def test_wrong_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("module", "package"), [("PIL", "pillow"), ("sklearn", "scikit-learn"), ("tensorboard", "tensorboard")]
+    ("module", "package"),
+    [("PIL", "pillow"), ("sklearn", "scikit-learn"), ("tensorboard", "tensorboard"), ("matplotlib", "matplotlib")],
 )
 def test_missing_extras(
     module: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -89,7 +90,9 @@ def test_missing_extras(
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real_import(name, *args, **kwargs)
 
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find_spec(name))
     errors = refused(f"{TRAIN} --steps 1 --overwrite", capsys)
     assert f"{package} is not installed: pip install 'fastgan[train]'" in errors
     assert (tmp_path / "run" / "checkpoint.pt").read_text() == "precious"
@@ -114,7 +117,7 @@ def test_a_run_is_done_again_from_its_folder(tmp_path: Path, capsys: pytest.Capt
     assert not same_training(tmp_path / "first", tmp_path / "other")
     record = json.loads((tmp_path / "again" / "run.json").read_text())
     assert record["config"]["label_smoothing"] == 0.1
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["processes"][0]["torch"] == torch.__version__
     assert len(record["data"]["sha256"]) == 64
 
 
@@ -125,7 +128,36 @@ def test_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = call("train --resume run", capsys)
     assert code == 0
     assert "run is done: 2 steps" in output
-    code, output, _ = call("train --resume run --steps 4", capsys)
+    before = (tmp_path / "run" / "run.json").read_text()
+    for flags in ("cgan", "--lr 1", "--data fashion-mnist", "--no-channels-last"):
+        name = flags.partition(" ")[0] if flags.startswith("--") else "MODEL"
+        name = "--channels-last" if name == "--no-channels-last" else name
+        assert f"{name} cannot be changed" in refused(f"train {flags} --resume run", capsys)
+    assert "--data-dir nowhere: no such folder" in refused("train --resume run --data-dir nowhere", capsys)
+    assert (tmp_path / "run" / "run.json").read_text() == before  # what was refused has changed nothing
+    code, output, _ = call("train gan --resume run --steps 4", capsys)  # the run's own model may be named
     assert code == 0
     assert "goes on after step 2" in output
     assert same_training(tmp_path / "straight", tmp_path / "run")
+
+
+def test_other_data_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for index, image in enumerate(noise_set(8).images):
+        Image.fromarray(image[0].numpy()).save(images / f"{index}.png")
+    assert call("train gan --data folder:images --steps 2 --batch-size 4 --out run --device cpu", capsys)[0] == 0
+    before = (tmp_path / "run" / "run.json").read_text()
+    Image.fromarray(noise_set(9).images[8, 0].numpy()).save(images / "new.png")
+    assert "was trained on other data" in refused("train --resume run --steps 4", capsys)
+    assert (tmp_path / "run" / "run.json").read_text() == before
+    (images / "new.png").unlink()
+    assert call("train --resume run --steps 4", capsys)[0] == 0
+
+
+def test_a_conditional_model_wants_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("L", (30, 30)).save(tmp_path / "images" / "a.png")
+    errors = refused("train cgan --data folder:images --batch-size 1 --out run", capsys)
+    assert "has no classes: put each in a subfolder, or train a gan or dcgan" in errors
+    assert not (tmp_path / "run").exists()

@@ -131,3 +131,29 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     atomic_write(tmp_path / "ours", b"")
     (tmp_path / "plain").write_bytes(b"")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_file_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """Also where a file cannot have two names."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path, previous = tmp_path / "file", tmp_path / "before"
+    for number in range(3):
+        atomic_write(path, str(number).encode(), previous)
+        assert path.read_bytes() == str(number).encode()
+    assert previous.read_bytes() == b"1"
+    assert sorted(tmp_path.iterdir()) == [previous, path]
+
+
+def test_a_failed_write_leaves_both_files(tmp_path: Path) -> None:
+    path, previous = tmp_path / "file", tmp_path / "before"
+    atomic_write(path, b"1", previous)
+    atomic_write(path, b"2", previous)
+    with file_size_limit(10), pytest.raises(OSError, match="file"):
+        atomic_write(path, b"3" * 100, previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"2", b"1")

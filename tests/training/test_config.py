@@ -12,7 +12,7 @@ WRONG = {
     "data": [3],
     "device": [None],
     "data_dir": [5],
-    "image_size": [0, 28.0],
+    "image_size": [0, 3, 257, 28.0],
     "channels": [2, True],
     "steps": [0, -1, 1.0, True],
     "epochs": [0],
@@ -24,7 +24,7 @@ WRONG = {
     "d_steps": [0],
     "amp": [1, None],
     "channels_last": ["yes"],
-    "log_every": [0],
+    "log_every": [0, 10_001],
     "save_every": [-5],
 }
 
@@ -35,7 +35,7 @@ def test_refused_by_name(name: str, value: object) -> None:
         TrainConfig(**{"model": "gan", "data": "digits", name: value})  # type: ignore[arg-type]
     assert caught.value.setting == name
     assert str(caught.value).startswith(name)
-    assert repr(value) in str(caught.value) or name in ("channels",)
+    assert repr(value) in str(caught.value) or name in ("channels", "image_size")
 
 
 def test_sizes_that_a_model_does_not_have() -> None:

@@ -22,6 +22,8 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "fastgan.cli", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # whoever runs the tests may have had SIGINT ignored, as for a job in the background
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(command, cwd=folder, env=environment, **pipes)  # type: ignore[call-overload]
 
 
@@ -118,7 +120,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     """24 MB a checkpoint: the first fits, the second does not beside it."""
     code, _, errors = fastgan(small_disk, *TRAIN, "--out", "run", "--steps", "9", "--save-every", "3")
     assert code == 2
-    assert "No space left on device" in one_line(errors)
+    assert "No space left on device: make room, then: fastgan train --resume run" in one_line(errors)
     assert load_checkpoint(small_disk / "run" / "checkpoint.pt")["step"] == 3
     assert not list((small_disk / "run").glob(".*.tmp"))
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
@@ -156,3 +158,24 @@ def test_a_folder_in_use(tmp_path: Path, stuck: list[subprocess.Popen[str]]) -> 
         assert "run is in use by another run" in one_line(errors)
     before = rows(tmp_path / "run")
     wait_for(process, lambda: rows(tmp_path / "run") > before)  # the first goes on undisturbed
+
+
+def test_nobody_reads_the_log(tmp_path: Path, stuck: list[subprocess.Popen[str]]) -> None:
+    """As in `fastgan train ... | head -1`: the training goes on."""
+    process = start(tmp_path, *TRAIN, "--out", "run", "--steps", "20", "--log-every", "1")
+    stuck.append(process)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=300) == 141  # the closing lines find no reader
+    assert process.stderr.read() == ""
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 20
+    process.stdout = None
+
+
+def test_tensorboards_thread_is_quiet_on_a_full_disk(small_disk: Path) -> None:
+    """Not enough even for the pictures in TensorBoard's file."""
+    subprocess.run(["mount", "-o", "remount,size=25m", str(small_disk)], check=True)
+    code, _, errors = fastgan(small_disk, *TRAIN, "--out", "run", "--steps", "200", "--save-every", "1")
+    assert code == 2
+    one_line(errors)

@@ -50,7 +50,7 @@ def test_values_out_of_range_are_clamped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "columns"), [((4, 2, 8, 8), 2), ((1, 8, 8), 1), ((4, 1, 8, 8), 3), ((0, 1, 8, 8), 1)]
+    ("shape", "columns"), [((4, 2, 8, 8), 2), ((1, 8, 8), 1), ((4, 1, 8, 8), 0), ((0, 1, 8, 8), 1)]
 )
 def test_refuses(shape: tuple[int, ...], columns: int) -> None:
     with pytest.raises(ValueError, match="images"):
@@ -76,3 +76,10 @@ def test_gif(tmp_path: Path, channels: int) -> None:
         for frame, value in enumerate((0, 128, 255)):
             picture.seek(frame)
             assert picture.convert("L").getpixel((3, 3)) == pytest.approx(value, abs=2)
+
+
+def test_the_last_row_is_filled_up_with_white() -> None:
+    grid = to_grid(torch.full((5, 1, 4, 4), -1.0), columns=3)
+    assert grid.shape == (2 * 4 + GAP, 3 * 4 + 2 * GAP, 1)
+    assert grid[4 + GAP :, 2 * (4 + GAP) :].eq(255).all()
+    assert grid[4 + GAP :, :4].eq(0).all()

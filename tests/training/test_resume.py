@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastgan.data import ImageFiles
 from fastgan.training import CheckpointError, load_checkpoint, load_state, save_checkpoint
-from tests.training.runs import noise_set, resume, rows_of, run, same_training
+from tests.training.runs import equal, noise_set, resume, rows_of, run, same_training
 
 # Five batches to an epoch: every stop below but the last is in the middle of one.
 IMAGES, BATCH = 42, 8
@@ -77,6 +78,56 @@ def test_the_log_goes_on_in_the_middle_of_a_line(tmp_path: Path) -> None:
     assert same_training(straight, killed)
 
 
+@pytest.mark.parametrize("save_every", [4, 5])
+def test_a_run_made_longer_has_the_log_of_a_long_run(tmp_path: Path, save_every: int) -> None:
+    """It ended in the middle of a line; the short line that was written then is not there any more."""
+    options = {"batch_size": BATCH, "log_every": 3, "save_every": save_every}
+    straight = run(tmp_path / "straight", noise_set(IMAGES), steps=12, **options)
+    longer = run(tmp_path / "longer", noise_set(IMAGES), steps=8, **options)
+    assert [row["step"] for row in rows_of(longer)] == ["3", "6", "8"]
+    resume(longer, noise_set(IMAGES), steps=12, **options)
+    assert logged(straight) == logged(longer)
+    assert same_training(straight, longer)
+
+
+def test_streamed_images(tmp_path: Path) -> None:
+    """Files instead of memory: the same bits, stopped in the middle of an epoch or not."""
+    folder = tmp_path / "images"
+    for index, image in enumerate(noise_set(20).images):
+        (folder / str(index % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(folder / str(index % 2) / f"{index:03d}.png")
+    labels = torch.tensor([0] * 10 + [1] * 10)
+    files = tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png")))
+    data = ImageFiles("folder:x", "here", folder, files, labels, 2, ("0", "1"), 1, 28, torch.device("cpu"))
+    options: dict[str, Any] = {"model": "cgan", "batch_size": 4, "log_every": 1}
+    straight = run(tmp_path / "straight", data, steps=7, **options)
+    stopped = run(tmp_path / "stopped", data, steps=3, **options)
+    resume(stopped, data, steps=7, **options)
+    assert same_training(straight, stopped)
+    memory = run(tmp_path / "memory", data.in_memory(), steps=7, **options)
+    networks = [load_checkpoint(path / "checkpoint.pt")["generator"] for path in (straight, memory)]
+    assert equal(*networks)
+
+
+def test_damage_in_the_csv_does_not_stop_a_run(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", steps=6, log_every=1)
+    lines = (folder / "metrics.csv").read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b".", b"\xff", 1)
+    lines[3] = lines[3].replace(b"0.", b"0x", 1)
+    lines[4] = b"\n"
+    (folder / "metrics.csv").write_bytes(b"".join(lines))
+    resume(folder, steps=8, log_every=1)
+    assert [row["step"] for row in rows_of(folder)] == ["1", "5", "6", "7", "8"]
+
+
+def test_the_checkpoint_before_is_not_overwritten_unseen(tmp_path: Path) -> None:
+    """The damaged one was deleted, and not yet replaced by the one before it."""
+    folder = run(tmp_path / "run", steps=6, save_every=3)
+    (folder / "checkpoint.pt").unlink()
+    with pytest.raises(CheckpointError, match="that of step 3 is whole: mv "):
+        resume(folder, steps=8)
+
+
 def test_seconds_add_up(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", steps=3)
     before = load_checkpoint(folder / "checkpoint.pt")["seconds"]
@@ -91,7 +142,7 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     before = (folder / "checkpoint.pt").read_bytes()
     with pytest.raises(CheckpointError, match="was trained on other data"):
         resume(folder, noise_set(65), steps=4)
-    with pytest.raises(CheckpointError, match="not those of this fastgan's gan"):
+    with pytest.raises(CheckpointError, match="not one of this fastgan's gan"):
         save_checkpoint(folder / "checkpoint.pt", {**load_checkpoint(folder / "checkpoint.pt"), "generator": {}})
         resume(folder, steps=4)
     (folder / "checkpoint.pt").write_bytes(before)

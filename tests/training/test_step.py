@@ -121,7 +121,7 @@ def test_no_host_synchronisation(model: str, form: str) -> None:
     config = TrainConfig(model, "digits", loss=form, d_steps=2)
     with NoWaiting():
         trace = train_step(team, lambda: (real, z, condition), config)
-    assert trace.shape == (len(TraceLayout.of(team).names),)
+    assert trace.shape == (len(TraceLayout.of(team, config.d_steps).names),)
     assert not trace.requires_grad
     with pytest.raises(AssertionError, match="waits"), NoWaiting():  # the test itself is able to fail
         float(trace[0])

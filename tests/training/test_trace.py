@@ -2,7 +2,9 @@
 
 import torch
 
-from fastgan.training.trace import Window
+from fastgan.training.loop import build_players
+from fastgan.training.trace import TraceLayout, Window
+from tests.training.runs import config_of
 
 
 def test_windows_come_out_in_order() -> None:
@@ -51,3 +53,15 @@ def test_what_is_on_its_way_does_not_hold_anything_up() -> None:
     assert window.ready() == []
     assert [step for step, _ in window.ready(wait=True)] == [1, 2]
     assert event.done
+
+
+def test_every_step_of_d_is_in_the_trace() -> None:
+    """METRICS are those of the last; a bad number in an earlier one has its own name."""
+    layout = TraceLayout.of(build_players(config_of(), None), d_steps=3)
+    trace = torch.zeros(1, len(layout.names))
+    earlier = layout.names.index("the loss of D in step 2 of D")
+    trace[0, earlier] = float("inf")
+    assert layout.first_bad(trace) == (0, "the loss of D in step 2 of D")
+    assert layout.metrics(trace)[0].isfinite().all()
+    trace[0, layout.names.index("the loss of D")] = 7.0
+    assert layout.metrics(trace)[0, 0] == 7.0

@@ -45,7 +45,7 @@ LENGTHS = ("steps", "epochs", "minutes")
 CHANGEABLE = (*LENGTHS, "log_every", "save_every", "data_dir", "device")
 
 
-def _whole(metavar: str, help: str) -> Any:
+def _number(metavar: str, help: str) -> Any:
     return typer.Option(metavar=metavar, help=help, show_default=False)
 
 
@@ -68,12 +68,12 @@ def train(
     config: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Take the settings of this run, then the flags.")
     ] = None,
-    steps: Annotated[int | None, _whole("N", "Stop after N steps.")] = None,
-    epochs: Annotated[int | None, _whole("N", f"Stop after N epochs. [default: {DEFAULT_EPOCHS}]")] = None,
-    minutes: Annotated[float | None, _whole("T", "Stop after T minutes.")] = None,
-    batch_size: Annotated[int | None, _whole("N", "Images per batch. [default: 128]")] = None,
-    seed: Annotated[int | None, _whole("N", "Of weights, order and noise. [default: 0]")] = None,
-    lr: Annotated[float | None, _whole("RATE", "Adam's learning rate. [default: 2e-4]")] = None,
+    steps: Annotated[int | None, _number("N", "Stop after N steps.")] = None,
+    epochs: Annotated[int | None, _number("N", f"Stop after N epochs. [default: {DEFAULT_EPOCHS}]")] = None,
+    minutes: Annotated[float | None, _number("T", "Stop after T minutes.")] = None,
+    batch_size: Annotated[int | None, _number("N", "Images per batch. [default: 128]")] = None,
+    seed: Annotated[int | None, _number("N", "Of weights, order and noise. [default: 0]")] = None,
+    lr: Annotated[float | None, _number("RATE", "Adam's learning rate. [default: 2e-4]")] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -82,10 +82,10 @@ def train(
             autocompletion=lambda: list(GENERATOR_LOSSES),
         ),
     ] = None,
-    label_smoothing: Annotated[float | None, _whole("S", "Real images count as 1 - S. [default: 0]")] = None,
-    d_steps: Annotated[int | None, _whole("N", "Steps of D per step of G. [default: 1]")] = None,
-    image_size: Annotated[int | None, _whole("N", "Height and width. [default: the model's]")] = None,
-    channels: Annotated[int | None, _whole("N", "1 or 3. [default: the model's]")] = None,
+    label_smoothing: Annotated[float | None, _number("S", "Real images count as 1 - S. [default: 0]")] = None,
+    d_steps: Annotated[int | None, _number("N", "Steps of D per step of G. [default: 1]")] = None,
+    image_size: Annotated[int | None, _number("N", "Height and width. [default: the model's]")] = None,
+    channels: Annotated[int | None, _number("N", "1 or 3. [default: the model's]")] = None,
     amp: Annotated[
         bool | None, typer.Option("--amp/--no-amp", help="bfloat16 autocast. [default: off]", show_default=False)
     ] = None,
@@ -94,8 +94,8 @@ def train(
         typer.Option("--channels-last/--no-channels-last", help="NHWC layout. [default: on]", show_default=False),
     ] = None,
     device: DeviceOption = None,
-    log_every: Annotated[int | None, _whole("N", "Steps between log lines. [default: 50]")] = None,
-    save_every: Annotated[int | None, _whole("N", "Steps between checkpoints. [default: 500]")] = None,
+    log_every: Annotated[int | None, _number("N", "Steps between log lines. [default: 50]")] = None,
+    save_every: Annotated[int | None, _number("N", "Steps between checkpoints. [default: 500]")] = None,
 ) -> None:
     """Train a model: checkpoints, curves and sample grids in a run folder."""
     given = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
@@ -209,7 +209,7 @@ def _resume(run: Path, given: dict[str, Any]) -> None:
 
 def _warn_of_changes(record: dict[str, Any], config: TrainConfig) -> None:
     """Say what keeps a resumed run from being bit-equal to one that never stopped."""
-    before, now = record.get("processes", [{}])[-1], environment(config)
+    before, now = (record.get("processes") or [{}])[-1], environment(config)
     for name, value in now.items():
         if name in before and before[name] != value:
             print(f"warning: {name} was {before[name]}, now it is {value}: not every bit will be the same", flush=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.networks import plain, same_conv2d, torch_train_step
 from fastgan import functional, models
+from fastgan.training import TrainConfig
 from fastgan.training.step import Players, train_step
 
 BATCH, QUICK_BATCH = 128, 32
@@ -190,6 +191,9 @@ def _both_works(group: str, name: str, setup: Callable[[Setting, bool], Pair]) -
     ]
 
 
+D_LOSS = 2  # its place in the trace of a step
+
+
 def _step(
     name: str, build: Callable[[], tuple[Any, Any]], image: tuple[int, int, int], z_dim: int, classes: int
 ) -> Case:
@@ -219,9 +223,11 @@ def _step(
 
         half = setting.dtype in (torch.float16, torch.bfloat16)
         theirs, ours = _players([plain(n) for n in networks], True), _players(copy.deepcopy(networks), True)
+        config = TrainConfig("gan", "digits")  # of which a step reads the losses only
+        batch = real, z, () if labels is None else (labels,)
         return Pair(
             bind(theirs, torch_train_step(real, z, labels), half),
-            bind(ours, lambda players: train_step(players, real, z, labels, "non_saturating"), half),
+            bind(ours, lambda players: train_step(players, lambda: batch, config)[D_LOSS:], half),
             judge,
             norm=True,
         )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastgan.nn
-from fastgan.training.step import Players, frozen
+from fastgan.training.step import Players, frozen, gradient_norms
 
 
 class SameConv2d(nn.Conv2d):
@@ -79,13 +79,15 @@ def torch_train_step(real: Tensor, z: Tensor, labels: Tensor | None) -> Callable
         d_loss = loss_of(real_logits, ones) + loss_of(fake_logits, zeros)
         players.d_optimizer.zero_grad()
         d_loss.backward()
+        norms = gradient_norms(players.discriminator)
         players.d_optimizer.step()
         d_real, d_fake = real_logits.detach().sigmoid().mean(), fake_logits.detach().sigmoid().mean()
         with frozen(players.discriminator):
             g_loss = loss_of(players.discriminator(fake, *condition), ones)
             players.g_optimizer.zero_grad()
             g_loss.backward()
+        norms += gradient_norms(players.generator)
         players.g_optimizer.step()
-        return torch.stack([d_loss.detach(), g_loss.detach(), d_real, d_fake])
+        return torch.stack([d_loss.detach(), g_loss.detach(), d_real, d_fake, *norms])
 
     return step

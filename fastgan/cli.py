@@ -31,17 +31,21 @@ EXTRA = {
 }
 
 
-class _Interrupted(Exception):
-    """Ctrl-C, where typer does not see it: it would write an empty line of its own."""
+class _Escaped(Exception):
+    """Carries an error past typer, which answers Ctrl-C and a closed pipe in its own way."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
 
 
-def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
+def _escaping(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except KeyboardInterrupt as error:
-            raise _Interrupted from error
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise _Escaped(error) from error
 
     return call
 
@@ -62,7 +66,7 @@ for module, function in (
     (info, info.info),
 ):
     # \b keeps the lines of the examples as they are
-    app.command(epilog="\b\n" + module.EXAMPLES if module.EXAMPLES else None)(_interruptible(function))
+    app.command(epilog="\b\n" + module.EXAMPLES if module.EXAMPLES else None)(_escaping(function))
 
 
 def _print_version(wanted: bool) -> None:
@@ -96,10 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except ExitCode as exit_code:
         return exit_code.code
-    except BrokenPipeError:  # the reader has had enough, as in `fastgan info | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
-        return 141  # 128 + SIGPIPE, what a shell shows for programs that the signal ends
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as raised:
+        error = raised.error if isinstance(raised, _Escaped) else raised
+        if isinstance(error, BrokenPipeError):  # the reader has had enough, as in `fastgan info | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
+            return 141  # 128 + SIGPIPE, what a shell shows for programs that the signal ends
         explained = _explain(error)
         if debug or explained is None:
             raise
@@ -124,7 +129,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         return "out of memory: try smaller batches or images", 1
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), 2
-    if isinstance(error, (_Interrupted, KeyboardInterrupt)):
+    if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         # A click exception: click itself, or the copy of it that newer typers carry.

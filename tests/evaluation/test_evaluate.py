@@ -37,7 +37,7 @@ def test_all_right_and_two_classes_wrong() -> None:
     assert torch.equal(right.confusion, torch.eye(10, dtype=torch.int64) * 20)
     assert right.class_shares == [0.1] * 10 and right.judge_accuracy == 1.0 and right.fid is None
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
-    assert (right.frechet.samples, right.frechet.floor_samples) == (200, 100)
+    assert (right.frechet.samples, right.frechet.floor_samples) == (200, 200)
     wrong = evaluate_generator(Painter(wrong_classes=(3, 7)), TRAIN, TEST, samples=200)
     assert wrong.class_accuracy is not None and wrong.confusion is not None and wrong.frechet is not None
     assert wrong.class_accuracy.total == pytest.approx(0.8)
@@ -77,7 +77,7 @@ def test_the_record_holds_the_protocol() -> None:
 
 def test_a_training_set_smaller_than_the_test_set() -> None:
     result = evaluate_generator(Painter(), TEST, TRAIN, samples=50)
-    assert result.frechet is not None and result.frechet.floor_samples == 100
+    assert result.frechet is not None and result.frechet.floor_samples == 50
 
 
 def quick_fid(images, real, weights, device, progress):

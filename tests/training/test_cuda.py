@@ -29,9 +29,7 @@ def test_no_step_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: s
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    run(
-        tmp_path / "warm", on_the_gpu(), model=model, device="cuda", batch_size=8, steps=2
-    )
+    run(tmp_path / "warm", on_the_gpu(), model=model, device="cuda", batch_size=8, steps=2)
     monkeypatch.setattr(loop_module, "train_step", strict)
     run(tmp_path / "run", on_the_gpu(), model=model, device="cuda", batch_size=8, steps=12, d_steps=2)
 

@@ -141,7 +141,9 @@ def backward(
         )
     else:
         centred = wide - _channels(mean, input)
-        grad_bias, grad_weight = grad.sum(dims), (grad * centred).sum(dims) * rstd
+        # in float64, as torch's kernel adds on a CPU: float32 sums of a few dozen values can lose ten times as much
+        grad_bias, grad_weight = (terms.sum(dims, dtype=torch.float64) for terms in (grad, grad * centred))
+        grad_bias, grad_weight = grad_bias.to(dtype), (grad_weight * rstd).to(dtype)
         grad_input = grad * _channels(rstd if weight is None else rstd * weight, input)
     return _like(input, grad_input), grad_weight, grad_bias
 

@@ -1,5 +1,6 @@
 """One module per command of the command line; each holds the function that typer calls. What they share is here."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,12 @@ class ExitCode(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+def say(line: str) -> None:
+    """Print ``line``. Nobody may be reading any more, as after ``| head``: no reason to end what takes long."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 LARGEST_SEED = 2**63 - 1

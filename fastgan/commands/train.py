@@ -25,7 +25,7 @@ from fastgan.training import (
     write_run_json,
 )
 
-from . import CommandError, DataDirOption, DeviceOption, ExitCode, check_data_dir, check_device
+from . import CommandError, DataDirOption, DeviceOption, ExitCode, check_data_dir, check_device, say
 
 if TYPE_CHECKING:
     from fastgan.training.loop import Ended
@@ -169,8 +169,8 @@ def _start(config: TrainConfig, out: Path, overwrite: bool) -> None:
     data = _load(config)
     with open_run(out, "overwrite" if overwrite else "new"):
         write_run_json(out, config, data)
-        print(f"{config.model} on {len(data)} images of {data.name} from {data.origin}, {config.device}")
-        print(f"into {out}", flush=True)
+        say(f"{config.model} on {len(data)} images of {data.name} from {data.origin}, {config.device}")
+        say(f"into {out}")
         with _room_on_disk(out):
             ended = train(config, data, out)
         _conclude(out, ended)
@@ -194,14 +194,12 @@ def _resume(run: Path, given: dict[str, Any]) -> None:
             check_data(state, data)
         step, seconds = (state["step"], state["seconds"]) if state is not None else (0, 0.0)
         if step >= last_step_of(config, len(data)) or seconds >= (config.minutes or math.inf) * 60:
-            print(
-                f"{run} is done: {step} steps in {seconds / 60:.1f} minutes; to go on, give more --steps or --minutes"
-            )
+            say(f"{run} is done: {step} steps in {seconds / 60:.1f} minutes; to go on, give more --steps or --minutes")
             return
         _warn_of_changes(record, config)
         write_run_json(run, config, data, record, step)
-        print(f"{config.model} on {len(data)} images of {data.name}, {config.device}, goes on after step {step}")
-        print(f"in {run}", flush=True)
+        say(f"{config.model} on {len(data)} images of {data.name}, {config.device}, goes on after step {step}")
+        say(f"in {run}")
         with _room_on_disk(run):
             ended = train(config, data, run, state)
         _conclude(run, ended)
@@ -212,7 +210,7 @@ def _warn_of_changes(record: dict[str, Any], config: TrainConfig) -> None:
     before, now = (record.get("processes") or [{}])[-1], environment(config)
     for name, value in now.items():
         if name in before and before[name] != value:
-            print(f"warning: {name} was {before[name]}, now it is {value}: not every bit will be the same", flush=True)
+            say(f"warning: {name} was {before[name]}, now it is {value}: not every bit will be the same")
 
 
 @contextmanager
@@ -227,8 +225,8 @@ def _room_on_disk(run: Path) -> Iterator[None]:
 
 
 def _conclude(run: Path, ended: "Ended") -> None:
-    print(f"step {ended.step}: the samples in {run / 'samples'} differ {ended.spread:.0%} as much as real images do")
+    say(f"step {ended.step}: the samples in {run / 'samples'} differ {ended.spread:.0%} as much as real images do")
     if ended.signal is not None:
-        print(f"stopped by {ended.signal.name}; to go on: fastgan train --resume {run}")
+        say(f"stopped by {ended.signal.name}; to go on: fastgan train --resume {run}")
         raise ExitCode(128 + ended.signal)
-    print(f"done; look at {run / 'samples'} and {run / 'curves.png'}")
+    say(f"done; look at {run / 'samples'} and {run / 'curves.png'}")

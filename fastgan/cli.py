@@ -77,7 +77,6 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main_options(
-    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastgan.cli import app, main
 from tests.commands.calls import call, refused
@@ -86,3 +87,9 @@ def test_ctrl_c_outside_the_loop(
 
     monkeypatch.setattr("fastgan.commands.sample.load_generator", interrupt)
     assert refused("sample cgan --out a.png", capsys, code=130) == "fastgan sample: interrupted\n"
+
+
+def test_out_of_memory(cgan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A petabyte, in torch's own words."""
+    monkeypatch.setattr("fastgan.commands.sample.load_generator", lambda _: torch.empty(2**50, dtype=torch.uint8))
+    assert "out of memory: try smaller batches or images" in refused("sample cgan --out a.png", capsys, code=1)

@@ -134,6 +134,7 @@ def test_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         name = "--channels-last" if name == "--no-channels-last" else name
         assert f"{name} cannot be changed" in refused(f"train {flags} --resume run", capsys)
     assert "--data-dir nowhere: no such folder" in refused("train --resume run --data-dir nowhere", capsys)
+    assert "has trained on cpu, whose dice it needs" in refused("train --resume run --device cuda", capsys)
     assert (tmp_path / "run" / "run.json").read_text() == before  # what was refused has changed nothing
     code, output, _ = call("train gan --resume run --steps 4", capsys)  # the run's own model may be named
     assert code == 0

@@ -7,7 +7,7 @@ import torch
 
 from fastgan.data import DataError
 from fastgan.training import load_checkpoint, load_generator
-from tests.training.runs import noise_set, rows_of, run, same_training
+from tests.training.runs import noise_set, resume, rows_of, run, same_training
 
 
 def test_what_a_run_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,3 +127,18 @@ def test_curves_and_tensorboard(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("d_loss")] == [2, 4, 5]
     assert [f"{event.value:.6g}" for event in events.Scalars("g_loss")] == [row["g_loss"] for row in rows_of(folder)]
     assert [event.step for event in events.Images("samples")] == [4, 5]
+
+
+def test_the_checkpoint_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it writes the picture, a run has yet to do the step again, and then writes the picture."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastgan.training.recorder.save_png", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", steps=2)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    resume(tmp_path / "run", steps=2)
+    assert (tmp_path / "run" / "samples" / "step-000002.png").exists()

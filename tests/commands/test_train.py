@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fastgan.training
 from tests.commands.calls import call, refused
 from tests.training.runs import noise_set, same_training
 
@@ -77,12 +78,12 @@ def test_missing_extras(
     """Said before anything of an older run is touched."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_text("precious")
-    for name in [name for name in sys.modules if name.partition(".")[0] in (module, "fastgan")]:
-        late = ("loop", "recorder", "pictures", "curves")
-        if name.partition(".")[0] == module or name in [f"fastgan.training.{part}" for part in late]:
+    late = tuple(f"fastgan.training.{part}" for part in ("loop", "recorder", "pictures", "curves"))
+    for name in list(sys.modules):
+        if name.partition(".")[0] == module or name.startswith(("torch.utils.tensorboard", *late)):
             monkeypatch.delitem(sys.modules, name)
-    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
-        monkeypatch.delitem(sys.modules, name)
+    for name in late:  # a package holds its modules too: without this, the copies made here would stay in it
+        monkeypatch.delattr(fastgan.training, name.rpartition(".")[2], raising=False)
     real_import = builtins.__import__
 
     def without(name, *args, **kwargs):  # type: ignore[no-untyped-def]

@@ -66,18 +66,26 @@ def always(*_args: Any) -> str | None:
     return None
 
 
-def define(schema: str, fake: Callable[..., Any], backends: Sequence[Backend]) -> None:
+def define(
+    schema: str,
+    fake: Callable[..., Any],
+    backends: Sequence[Backend],
+    batching_rule: Callable[..., Any] | None = None,
+) -> None:
     """Define ``torch.ops.fastgan.<op>``.
 
     Args:
         schema: the op's schema, without defaults, as ``torch.library.Library.define`` takes it.
         fake: computes shapes, dtypes and strides of the outputs on fake tensors (compile, export, opcheck).
         backends: the op's row of backends; the order is the order of preference.
+        batching_rule: how it runs under ``torch.vmap``, as ``torch.library.register_vmap`` takes it.
     """
     op = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(op, functools.partial(_run, op), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastgan::{op}", fake, lib=LIBRARY)
+    if batching_rule is not None:
+        torch.library.register_vmap(f"fastgan::{op}", batching_rule, lib=LIBRARY)
     _table[op] = {backend.name: backend for backend in backends}
 
 
@@ -85,6 +93,9 @@ def _run(op: str, *args: Any) -> Any:
     backend = select(op, *args)
     for calls in _traces:
         calls.append((op, backend.name))
+    if torch.is_grad_enabled():  # called bare, as an exported program does: gradients live in the Functions outside
+        with torch.no_grad():
+            return backend.run(*args)
     return backend.run(*args)
 
 

@@ -3,29 +3,36 @@
 Every function checks its arguments before anything is launched, in torch's own words where torch has them, and calls an
 explicit ``torch.autograd.Function``. Dtypes float64, float32, float16 and bfloat16; any strides. Accumulation is in
 float32 (float64 for float64). Under ``torch.autocast`` convolutions run in the autocast dtype, the loss in float32, and
-batch norm leaves its input as it is, which is torch's policy.
+batch norm leaves its input as it is, which is torch's policy. ``torch.onnx.export`` sees torch's own ops, as ONNX knows
+no others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from fastgan.ops.batch_norm_act import autograd as _bn
 from fastgan.ops.batch_norm_act import checks as _bn_checks
+from fastgan.ops.batch_norm_act import sync as _bn_sync
 from fastgan.ops.bce_with_logits import autograd as _bce
 from fastgan.ops.bce_with_logits import checks as _bce_checks
 from fastgan.ops.common import activation as _activation
 from fastgan.ops.common.dtypes import autocast_low, autocast_wide, round_to
+from fastgan.ops.common.overrides import overridable
 from fastgan.ops.conv_transpose2d import autograd as _conv
 from fastgan.ops.conv_transpose2d import geometry as _geometry
+from fastgan.ops.conv_transpose2d import reference as _conv_reference
 
-__all__ = ["batch_norm_act", "binary_cross_entropy_with_logits", "conv2d", "conv_transpose2d"]
+__all__ = ["batch_norm_act", "binary_cross_entropy_with_logits", "conv2d", "conv_transpose2d", "sync_batch_norm_act"]
 
 Ints = int | Sequence[int]
 
 
+@overridable
 def conv_transpose2d(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -84,9 +91,12 @@ def conv_transpose2d(
         _geometry.pair("output_padding", output_padding, name),
         gaps,
     )
-    return _conv.ConvTranspose2d.apply(input, weight, bias, size, _geometry.Geometry(steps, before, gaps, groups))
+    geometry = _geometry.Geometry(steps, before, gaps, groups)
+    run = _conv_reference.conv_transpose2d if torch.onnx.is_in_onnx_export() else _conv.conv_transpose2d
+    return run(input, weight, bias, size, geometry)
 
 
+@overridable
 def conv2d(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -142,9 +152,12 @@ def conv2d(
         padding if isinstance(padding, str) else _geometry.pair("padding", padding, name),
         gaps,
     )
-    return _conv.Conv2d.apply(input, weight, bias, size, _geometry.Geometry(steps, before, gaps, groups))
+    geometry = _geometry.Geometry(steps, before, gaps, groups)
+    run = _conv_reference.conv2d if torch.onnx.is_in_onnx_export() else _conv.conv2d
+    return run(input, weight, bias, size, geometry)
 
 
+@overridable
 def batch_norm_act(
     input: torch.Tensor,
     running_mean: torch.Tensor | None,
@@ -190,14 +203,69 @@ def batch_norm_act(
     """
     act = _activation.parse(activation)
     _bn_checks.check(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if torch.onnx.is_in_onnx_export():
+        output = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return _activation.apply(output, act, negative_slope)
     if training:
-        return _bn.BatchNormActTrain.apply(
-            input, weight, bias, running_mean, running_var, momentum, eps, act, negative_slope
-        )[0]
+        return _bn.train(input, weight, bias, running_mean, running_var, momentum, eps, act, negative_slope)
     assert running_mean is not None and running_var is not None  # checked above
     return _bn.evaluate(input, weight, bias, running_mean, running_var, eps, act, negative_slope)
 
 
+@overridable
+def sync_batch_norm_act(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "relu",
+    negative_slope: float = 0.01,
+    process_group: Any = None,
+) -> torch.Tensor:
+    """:func:`batch_norm_act` in training, by the statistics of the batches of all ranks of ``process_group`` together.
+
+    The ranks' counts, means and variances are merged by Chan's formula (Chan, Golub & LeVeque 1983); batches may differ
+    in size and may be empty. One collective forward and one backward, in which every rank of the group takes part. With
+    no process group initialised, or one rank, it is :func:`batch_norm_act`.
+
+    Args:
+        input, running_mean, running_var, weight, bias, momentum, eps, activation, negative_slope: as in
+            :func:`batch_norm_act`; vectors are the same on all ranks.
+        process_group: a group of ``torch.distributed``; None means all ranks.
+
+    Returns:
+        A tensor of the input's shape, dtype and strides. The gradient of the input is that of the sum of the ranks'
+        losses; those of weight and bias are this rank's part of it, which DistributedDataParallel adds up.
+
+    Raises:
+        ValueError: one value per channel in the whole group; unknown activation.
+        RuntimeError: a vector that does not have C elements, or sits on another device.
+        TypeError: a dtype that does not fit.
+
+    Gradient order: any, the same on all ranks; second and higher orders run through torch's ops (eager only).
+
+    Example:
+        >>> import torch
+        >>> sync_batch_norm_act(torch.tensor([[1.0], [3.0]]), None, None, eps=0.0).tolist()
+        [[0.0], [1.0]]
+    """
+    group = _bn_sync.world(process_group)
+    if group is None:
+        return batch_norm_act(
+            input, running_mean, running_var, weight, bias, True, momentum, eps, activation, negative_slope
+        )
+    act = _activation.parse(activation)
+    _bn_checks.check_tensors(input, running_mean, running_var, weight, bias, momentum, eps)
+    _bn_checks.check_pair(running_mean, running_var)
+    return _bn_sync.SyncBatchNormActTrain.apply(
+        input, weight, bias, running_mean, running_var, momentum, eps, act, negative_slope, group
+    )[0]
+
+
+@overridable
 def binary_cross_entropy_with_logits(
     input: torch.Tensor,
     target: torch.Tensor | float,
@@ -241,14 +309,9 @@ def binary_cross_entropy_with_logits(
     kind = _bce_checks.parse_reduction(size_average, reduce, reduction)
     _bce_checks.check(input, target, weight, pos_weight)
     input, target, weight, pos_weight = autocast_wide(input, target, weight, pos_weight)
-    is_tensor = isinstance(target, torch.Tensor)
-    need_grad = torch.is_grad_enabled() and input.requires_grad
-    return _bce.BCEWithLogits.apply(
-        input,
-        target if is_tensor else None,
-        0.0 if is_tensor else round_to(input.dtype, float(target)),
-        weight,
-        pos_weight,
-        kind,
-        need_grad,
-    )[0]
+    if torch.onnx.is_in_onnx_export():
+        labels = target if isinstance(target, torch.Tensor) else torch.full_like(input, float(target))
+        return F.binary_cross_entropy_with_logits(input, labels, weight, None, None, reduction, pos_weight)
+    if isinstance(target, torch.Tensor):
+        return _bce.bce_with_logits(input, target, 0.0, weight, pos_weight, kind)
+    return _bce.bce_with_logits(input, None, round_to(input.dtype, float(target)), weight, pos_weight, kind)

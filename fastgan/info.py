@@ -39,7 +39,12 @@ def _norm(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
             return (image, vector, vector, vector.clone(), vector.clone(), 0.1, 1e-5, 1, 0.01)
         if op == "batch_norm_act_eval":
             return (image, vector, vector, vector, vector, 1, 0.01)
-        return (image, image, vector, vector, vector, vector, True, 1, 0.01)
+        if op == "batch_norm_act_backward":
+            return (image, image, vector, vector, vector, vector, True, 1, 0.01)
+        if op == "batch_norm_act_stats":
+            return (image,)
+        statistics = (vector, vector) if op == "batch_norm_act_backward_reduce" else (vector,) * 4
+        return (image, image, vector, vector, *statistics, 1, 0.01)
 
     return arguments
 
@@ -47,9 +52,19 @@ def _norm(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
 # Typical float32 arguments of every op: what a backend supports may depend on them.
 SAMPLES: dict[str, Callable[[torch.device], tuple[Any, ...]]] = {
     **{op: _conv(op) for op in ("conv_transpose2d", "conv2d", "conv2d_weight")},
-    **{op: _norm(op) for op in ("batch_norm_act_train", "batch_norm_act_eval", "batch_norm_act_backward")},
+    **{
+        op: _norm(op)
+        for op in (
+            "batch_norm_act_train",
+            "batch_norm_act_eval",
+            "batch_norm_act_backward",
+            "batch_norm_act_stats",
+            "batch_norm_act_backward_reduce",
+            "batch_norm_act_backward_apply",
+        )
+    },
     "bce_with_logits": lambda device: (torch.zeros(8, device=device), None, 1.0, None, None, 1, True),
-    "bce_with_logits_backward": lambda device: (torch.zeros(8, device=device), torch.ones((), device=device), 0.125),
+    "bce_with_logits_backward": lambda device: (torch.zeros(8, device=device), torch.ones((), device=device), 0),
 }
 
 

@@ -50,7 +50,7 @@ inline void check_same_device(
 
 inline void check_same_shape(
     const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
-  check(tensor.sizes() == other.sizes(), op, ": ", name, " must have the shape of ", other_name);
+  check(tensor.sizes().equals(other.sizes()), op, ": ", name, " must have the shape of ", other_name);
 }
 
 }  // namespace fastgan

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d
 
-from .checks import check_images, check_labels, check_positive, check_z
+from . import checks
 from .init import LEAKY_SLOPE, init_weights
 
 IMAGE_SIZE = 28
@@ -32,7 +32,7 @@ class CGANGenerator(nn.Module):
 
     def __init__(self, z_dim: int = 100, classes: int = 10, channels: int = 1) -> None:
         super().__init__()
-        check_positive(z_dim=z_dim, classes=classes, channels=channels)
+        checks.check_positive(z_dim=z_dim, classes=classes, channels=channels)
         self.z_dim, self.classes, self.channels, self.image_size = z_dim, classes, channels, IMAGE_SIZE
 
         def double(depth_in: int, depth_out: int) -> nn.Sequential:
@@ -52,8 +52,8 @@ class CGANGenerator(nn.Module):
         init_weights(self)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        check_z(z, self.z_dim)
-        check_labels(labels, z.shape[0], self.classes)
+        checks.check_z(z, self.z_dim)
+        checks.check_labels(labels, z.shape[0], self.classes)
         y1 = self.project(z).reshape(-1, 128, 7, 7)  # [N, 100] -> [N, 6272] -> [N, 128, 7, 7]
         y2 = self.label_plane(self.embed(labels)).reshape(-1, 1, 7, 7)  # [N] -> [N, 50] -> [N, 49] -> [N, 1, 7, 7]
         x = torch.cat([y1, y2], dim=1)  # -> [N, 129, 7, 7]
@@ -73,7 +73,7 @@ class CGANDiscriminator(nn.Module):
 
     def __init__(self, classes: int = 10, channels: int = 1) -> None:
         super().__init__()
-        check_positive(classes=classes, channels=channels)
+        checks.check_positive(classes=classes, channels=channels)
         self.classes, self.channels, self.image_size = classes, channels, IMAGE_SIZE
 
         def halve(depth_in: int, depth_out: int) -> nn.Sequential:
@@ -95,8 +95,8 @@ class CGANDiscriminator(nn.Module):
         init_weights(self)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        check_images(images, self.channels, self.image_size)
-        check_labels(labels, images.shape[0], self.classes)
+        checks.check_images(images, self.channels, self.image_size)
+        checks.check_labels(labels, images.shape[0], self.classes)
         plane = self.label_plane(self.embed(labels)).reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)  # [N] -> [N, 1, 28, 28]
         x = torch.cat([images, plane], dim=1)  # -> [N, 2, 28, 28]
         x = F.leaky_relu(self.from_image(x), LEAKY_SLOPE)  # -> [N, 64, 14, 14]

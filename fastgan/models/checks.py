@@ -1,4 +1,7 @@
-"""What a model refuses, at construction and when called. Every message names the argument and what it should be."""
+"""What a model refuses, at construction and when called. Every message names the argument and what it should be.
+
+torch.fx records a call of what looks at tensors; it finds it where it is called as ``checks.<name>``.
+"""
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ def check_positive(**sizes: int) -> None:
             raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 
+@torch.fx.wrap
 def check_z(z: Tensor, z_dim: int) -> None:
     """Raise ValueError unless ``z`` is [N, z_dim], TypeError unless it is floating point."""
     if z.dim() != 2 or z.shape[1] != z_dim:
@@ -19,6 +23,7 @@ def check_z(z: Tensor, z_dim: int) -> None:
         raise TypeError(f"z must be a floating-point tensor, got {z.dtype}")
 
 
+@torch.fx.wrap
 def check_images(images: Tensor, channels: int, size: int) -> None:
     """Raise ValueError unless ``images`` is [N, channels, size, size], TypeError unless it is floating point."""
     if images.dim() != 4 or images.shape[1:] != (channels, size, size):
@@ -27,6 +32,7 @@ def check_images(images: Tensor, channels: int, size: int) -> None:
         raise TypeError(f"images must be a floating-point tensor in [-1, 1], got {images.dtype}")
 
 
+@torch.fx.wrap
 def check_labels(labels: Tensor, batch: int, classes: int) -> None:
     """Raise unless ``labels`` is int64 [batch] with values in [0, classes).
 

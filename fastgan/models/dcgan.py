@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d
 
-from .checks import check_images, check_positive, check_z
+from . import checks
 from .init import LEAKY_SLOPE, init_weights
 
 WIDEST = 512
@@ -25,7 +25,7 @@ Padding = int | Literal["same"]
 
 
 def _check(image_size: int, channels: int, kernel_size: int, padding: Padding) -> None:
-    check_positive(channels=channels, kernel_size=kernel_size)
+    checks.check_positive(channels=channels, kernel_size=kernel_size)
     if image_size not in EXTRA_STAGES:
         raise ValueError(f"image_size must be one of {sorted(EXTRA_STAGES)}, got {image_size!r}")
     if padding == "same":
@@ -62,7 +62,7 @@ class DCGANGenerator(nn.Module):
         padding: Padding = 1,
     ) -> None:
         super().__init__()
-        check_positive(z_dim=z_dim)
+        checks.check_positive(z_dim=z_dim)
         _check(image_size, channels, kernel_size, padding)
         self.z_dim, self.image_size, self.channels = z_dim, image_size, channels
 
@@ -85,7 +85,7 @@ class DCGANGenerator(nn.Module):
         init_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
-        check_z(z, self.z_dim)
+        checks.check_z(z, self.z_dim)
         x = self.project(z).reshape(-1, WIDEST, 2, 2)  # [N, 128] -> [N, 2048] -> [N, 512, 2, 2]
         x = self.project_norm(x)
         x = self.stages(x)  # -> [N, 64, 16, 16]
@@ -131,7 +131,7 @@ class DCGANDiscriminator(nn.Module):
         init_weights(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images, self.channels, self.image_size)
+        checks.check_images(images, self.channels, self.image_size)
         x = F.leaky_relu(self.from_image(images), LEAKY_SLOPE)  # [N, 3, 32, 32] -> [N, 64, 16, 16]
         x = self.stages(x)  # -> [N, 512, 2, 2]
         return self.to_logit(x.flatten(1)).squeeze(1)  # -> [N, 2048] -> [N, 1] -> [N]

@@ -6,7 +6,7 @@ these are z 100, G 256-512-1024, D 512-256, with LeakyReLU(0.2) between the laye
 
 from torch import Tensor, nn
 
-from .checks import check_images, check_positive, check_z
+from . import checks
 from .init import LEAKY_SLOPE, init_weights
 
 
@@ -21,7 +21,7 @@ class GANGenerator(nn.Module):
 
     def __init__(self, z_dim: int = 100, image_size: int = 28, channels: int = 1) -> None:
         super().__init__()
-        check_positive(z_dim=z_dim, image_size=image_size, channels=channels)
+        checks.check_positive(z_dim=z_dim, image_size=image_size, channels=channels)
         self.z_dim, self.image_size, self.channels = z_dim, image_size, channels
         self.layers = nn.Sequential(
             nn.Linear(z_dim, 256),  # [N, 100] -> [N, 256]
@@ -36,7 +36,7 @@ class GANGenerator(nn.Module):
         init_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
-        check_z(z, self.z_dim)
+        checks.check_z(z, self.z_dim)
         flat = self.layers(z)  # [N, 100] -> [N, 784]
         return flat.reshape(-1, self.channels, self.image_size, self.image_size)  # -> [N, 1, 28, 28]
 
@@ -51,7 +51,7 @@ class GANDiscriminator(nn.Module):
 
     def __init__(self, image_size: int = 28, channels: int = 1) -> None:
         super().__init__()
-        check_positive(image_size=image_size, channels=channels)
+        checks.check_positive(image_size=image_size, channels=channels)
         self.image_size, self.channels = image_size, channels
         self.layers = nn.Sequential(
             nn.Linear(channels * image_size**2, 512),  # [N, 784] -> [N, 512]
@@ -63,5 +63,5 @@ class GANDiscriminator(nn.Module):
         init_weights(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images, self.channels, self.image_size)
+        checks.check_images(images, self.channels, self.image_size)
         return self.layers(images.flatten(1)).squeeze(1)  # [N, 1, 28, 28] -> [N, 784] -> [N, 1] -> [N]

@@ -3,5 +3,14 @@
 from fastgan.nn.conv import Conv2d, ConvTranspose2d
 from fastgan.nn.loss import BCEWithLogitsLoss
 from fastgan.nn.norm import BatchNormAct2d, FusedIdentity
+from fastgan.nn.sync_norm import SyncBatchNormAct2d, convert_sync_batchnorm
 
-__all__ = ["BCEWithLogitsLoss", "BatchNormAct2d", "Conv2d", "ConvTranspose2d", "FusedIdentity"]
+__all__ = [
+    "BCEWithLogitsLoss",
+    "BatchNormAct2d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "FusedIdentity",
+    "SyncBatchNormAct2d",
+    "convert_sync_batchnorm",
+]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastgan import functional
+from fastgan.nn.tracing import leaf
 
 __all__ = ["Conv2d", "ConvTranspose2d"]
 
@@ -68,6 +69,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         if same:
             self.padding = "same"
 
+    @leaf
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """Args: input ``[N, C_in, H, W]`` or unbatched; output_size: 2 or 4 ints (3 if unbatched), or None."""
         if self.padding_mode != "zeros":
@@ -142,6 +144,11 @@ class Conv2d(nn.Conv2d):
         )
         if strided_same:
             self.padding = "same"
+
+    @leaf
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Args: input ``[N, C_in, H, W]`` or unbatched."""
+        return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         padding = self.padding

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fastgan import functional
+from fastgan.nn.tracing import leaf
 
 __all__ = ["BCEWithLogitsLoss"]
 
@@ -20,6 +21,7 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         True
     """
 
+    @leaf
     def forward(self, input: torch.Tensor, target: torch.Tensor | float) -> torch.Tensor:
         """Args: input, any shape; target of the same shape, or a number."""
         return functional.binary_cross_entropy_with_logits(

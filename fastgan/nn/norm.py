@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from fastgan import functional
+from fastgan.nn.tracing import leaf
 from fastgan.ops.common import activation as _activation
 
 __all__ = ["BatchNormAct2d", "FusedIdentity"]
+
+_TORCHS_CONVERTER = inspect.unwrap(nn.SyncBatchNorm.convert_sync_batchnorm).__code__
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
@@ -63,6 +69,7 @@ activation=leaky_relu, negative_slope=0.2)
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
         return f"{super().extra_repr()}, activation={self.activation}{slope}"
 
+    @leaf
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Args: input ``[N, C, H, W]``."""
         self._check_input_dim(input)
@@ -75,10 +82,21 @@ activation=leaky_relu, negative_slope=0.2)
         # eval mode without buffers normalises by the batch, as torch does
         by_batch = self.training or (self.running_mean is None and self.running_var is None)
         use_buffers = not self.training or self.track_running_stats
+        running_mean, running_var = (self.running_mean, self.running_var) if use_buffers else (None, None)
+        return self._batch_norm_act(input, running_mean, running_var, by_batch, momentum)
+
+    def _batch_norm_act(
+        self,
+        input: torch.Tensor,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        by_batch: bool,
+        momentum: float,
+    ) -> torch.Tensor:
         return functional.batch_norm_act(
             input,
-            self.running_mean if use_buffers else None,
-            self.running_var if use_buffers else None,
+            running_mean,
+            running_var,
             self.weight,
             self.bias,
             by_batch,
@@ -87,6 +105,16 @@ activation=leaky_relu, negative_slope=0.2)
             self.activation,
             self.negative_slope,
         )
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """torch's, but :meth:`torch.nn.SyncBatchNorm.convert_sync_batchnorm` gets an error: it asks a batch norm for
+        its children after it has built a layer without the activation to take its place."""
+        if self.activation != "none" and sys._getframe(1).f_code is _TORCHS_CONVERTER:
+            raise TypeError(
+                f"torch.nn.SyncBatchNorm.convert_sync_batchnorm would lose the {self.activation} of a "
+                f"{type(self).__name__}; use fastgan.nn.convert_sync_batchnorm"
+            )
+        return super().named_children()
 
 
 class FusedIdentity(nn.Identity):

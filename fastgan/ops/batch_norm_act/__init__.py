@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fastgan.dispatch import Backend, always, define
-from fastgan.ops.batch_norm_act import reference
+from fastgan.ops.batch_norm_act import batching, reference
 from fastgan.ops.common import triton_runtime
 from fastgan.ops.common.dtypes import accumulate_type
 
@@ -34,6 +34,21 @@ def _backward_fake(
     grad_output: torch.Tensor, input: torch.Tensor, *_rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.empty_like(input), _vector(input), _vector(input)
+
+
+def _stats_fake(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = input.new_empty(input.shape[1], dtype=torch.float64)
+    return mean, torch.empty_like(mean)
+
+
+def _backward_reduce_fake(
+    grad_output: torch.Tensor, input: torch.Tensor, *_rest: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _stats_fake(input)
+
+
+def _backward_apply_fake(grad_output: torch.Tensor, input: torch.Tensor, *_rest: Any) -> torch.Tensor:
+    return torch.empty_like(input)
 
 
 def _triton(name: str) -> Any:
@@ -59,16 +74,39 @@ define(
     f"Tensor(b!)? running_var, float momentum, float eps, {_ACTIVATION}) -> (Tensor output, Tensor mean, Tensor rstd)",
     _train_fake,
     _backends("train", reference.train),
+    batching.train_rule,
 )
 define(
     "batch_norm_act_eval(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
     f"{_ACTIVATION}) -> Tensor",
     _eval_fake,
     _backends("eval", reference.eval),
+    batching.eval_rule,
 )
 define(
     "batch_norm_act_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
     f"bool training, {_ACTIVATION}) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)",
     _backward_fake,
     _backends("backward", reference.backward),
+    batching.backward_rule,
+)
+
+# The steps between which the ranks of a synchronised batch norm exchange sums (sync.py); batch_norm_act_eval is the
+# fourth.
+define(
+    "batch_norm_act_stats(Tensor input) -> (Tensor mean, Tensor var)",
+    _stats_fake,
+    _backends("local_stats", reference.local_stats),
+)
+define(
+    "batch_norm_act_backward_reduce(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, "
+    f"Tensor rstd, {_ACTIVATION}) -> (Tensor grad_weight, Tensor grad_bias)",
+    _backward_reduce_fake,
+    _backends("backward_reduce", reference.backward_reduce),
+)
+define(
+    "batch_norm_act_backward_apply(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, "
+    f"Tensor rstd, Tensor per_centred, Tensor per_element, {_ACTIVATION}) -> Tensor grad_input",
+    _backward_apply_fake,
+    _backends("backward_apply", reference.backward_apply),
 )

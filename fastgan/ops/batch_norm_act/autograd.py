@@ -1,8 +1,8 @@
 """Backward of batch norm + activation.
 
 What forward saves beyond tensors that the caller owns anyway (input, weight, bias): two vectors, mean and rstd.
-Gradient order: first order by the fused kernel; under ``create_graph`` backward is built from differentiable torch ops
-(:func:`fastgan.ops.batch_norm_act.reference.differentiable`), so every higher order is torch's own.
+Gradient order: first order by the fused kernel; under ``create_graph`` and in forward mode the derivatives are built
+from differentiable torch ops (:mod:`fastgan.ops.batch_norm_act.higher_order`), so every higher order is torch's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from fastgan.ops.batch_norm_act import reference
+from fastgan.ops.batch_norm_act import higher_order
+from fastgan.ops.common import forward_mode
 from fastgan.ops.common.dtypes import accumulate_type
 
 _ops = torch.ops.fastgan
@@ -20,6 +21,8 @@ _ops = torch.ops.fastgan
 class BatchNormActTrain(torch.autograd.Function):
     """(input, weight, bias, running_mean, running_var, momentum, eps, activation, negative_slope) ->
     (output, mean, rstd), by batch statistics; mean and rstd are not differentiable."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -32,14 +35,25 @@ class BatchNormActTrain(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(mean, rstd)
         ctx.save_for_backward(input, weight, bias, mean, rstd)
+        ctx.save_for_forward(input, weight, bias, mean, rstd)
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor | None, *_unused: Any) -> tuple[Any, ...]:
         return (*_backward(ctx, grad_output, training=True), *(None,) * 6)
 
 
+class BatchNormActTrainWithJvp(BatchNormActTrain):
+    """Differentiable in forward mode too."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
+        return _tangent(ctx, True, tangents[:3]), None, None
+
+
 class BatchNormActEval(torch.autograd.Function):
     """(input, weight, bias, mean, rstd, eps, activation, negative_slope) -> output, by given statistics."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -59,10 +73,24 @@ class BatchNormActEval(torch.autograd.Function):
         input, weight, bias, mean, rstd, ctx.eps, ctx.activation, ctx.negative_slope = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, weight, bias, mean, rstd)
+        ctx.save_for_forward(input, weight, bias, mean, rstd)
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         return (*_backward(ctx, grad_output, training=False), *(None,) * 5)
+
+
+class BatchNormActEvalWithJvp(BatchNormActEval):
+    """Differentiable in forward mode too."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> torch.Tensor | None:
+        return _tangent(ctx, False, tangents[:3])
+
+
+def train(*args: Any) -> torch.Tensor:
+    """The output by batch statistics; takes BatchNormActTrain's arguments."""
+    return forward_mode.with_jvp(BatchNormActTrain, BatchNormActTrainWithJvp).apply(*args)[0]
 
 
 def evaluate(
@@ -80,7 +108,8 @@ def evaluate(
     dtype = accumulate_type(input.dtype)
     mean = running_mean.detach().to(dtype, copy=True)
     rstd = torch.rsqrt(running_var.detach().to(dtype) + eps)
-    return BatchNormActEval.apply(input, weight, bias, mean, rstd, eps, activation, negative_slope)
+    function = forward_mode.with_jvp(BatchNormActEval, BatchNormActEvalWithJvp)
+    return function.apply(input, weight, bias, mean, rstd, eps, activation, negative_slope)
 
 
 def _backward(ctx: Any, grad_output: torch.Tensor | None, training: bool) -> tuple[torch.Tensor | None, ...]:
@@ -105,11 +134,22 @@ def _backward(ctx: Any, grad_output: torch.Tensor | None, training: bool) -> tup
 
 def _differentiable_backward(ctx: Any, grad_output: torch.Tensor, training: bool) -> tuple[torch.Tensor | None, ...]:
     input, weight, bias, mean, rstd = ctx.saved_tensors
-    # Views cut the inner graph off from what lies before: weight may itself be a function of input.
-    x = input.view_as(input)
-    w, b = (None if tensor is None else tensor.view_as(tensor) for tensor in (weight, bias))
+    gradients = higher_order.gradients(
+        grad_output,
+        input,
+        weight,
+        bias,
+        None if training else (mean, rstd),
+        ctx.eps,
+        ctx.activation,
+        ctx.negative_slope,
+    )
+    operands = zip(gradients, (input, weight, bias), ctx.needs_input_grad, strict=False)
+    return tuple(gradient.to(operand.dtype) if need else None for gradient, operand, need in operands)
+
+
+def _tangent(ctx: Any, training: bool, tangents: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
+    forward_mode.refuse_nested("batch_norm_act")
+    input, weight, bias, mean, rstd = ctx.saved_tensors
     statistics = None if training else (mean, rstd)
-    output = reference.differentiable(x, w, b, statistics, ctx.eps, ctx.activation, ctx.negative_slope)
-    wanted = [view for view, need in zip((x, w, b), ctx.needs_input_grad, strict=False) if need and view is not None]
-    gradients = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
-    return tuple(next(gradients) if need else None for need in ctx.needs_input_grad[:3])
+    return higher_order.tangent(input, weight, bias, statistics, ctx.eps, ctx.activation, ctx.negative_slope, tangents)

@@ -18,6 +18,27 @@ def check(
     eps: float,
 ) -> None:
     """Raise before anything is launched; see :func:`fastgan.functional.batch_norm_act` for what and when."""
+    check_tensors(input, running_mean, running_var, weight, bias, momentum, eps)
+    channels = input.shape[1]
+    if training:
+        if input.numel() // max(channels, 1) == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.shape}")
+    elif running_mean is None or running_var is None:
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise ValueError(f"Expected {missing} to be defined when training=False")
+    check_pair(running_mean, running_var)
+
+
+def check_tensors(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    momentum: float,
+    eps: float,
+) -> None:
+    """What must hold in every mode."""
     if not isinstance(input, torch.Tensor):
         raise TypeError(f"batch_norm_act(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}")
     check_floating("input", input)
@@ -32,12 +53,10 @@ def check(
     for name, vector in vectors.items():
         if vector is not None:
             _check_vector(name, vector, input, channels)
-    if training:
-        if input.numel() // max(channels, 1) == 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.shape}")
-    elif running_mean is None or running_var is None:
-        missing = "running_mean" if running_mean is None else "running_var"
-        raise ValueError(f"Expected {missing} to be defined when training=False")
+
+
+def check_pair(running_mean: torch.Tensor | None, running_var: torch.Tensor | None) -> None:
+    """Both running statistics or none."""
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given together or both be None")
 

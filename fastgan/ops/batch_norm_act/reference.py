@@ -1,5 +1,4 @@
-"""Batch norm + activation in plain torch, cut at its reductions, and the differentiable form that serves double
-backward.
+"""Batch norm + activation in plain torch, cut at its reductions.
 
 Everything is computed as ``(x - mean) * rstd * weight + bias``: folding the mean into the bias, as torch's kernel does,
 loses more when the mean is large (float32, mean 1e4, std 0.1: error 4.7e-3 against 7.0e-3; what is left is the rounding
@@ -129,10 +128,7 @@ def backward(
     weight * rstd * (g - grad_bias / M - xhat * grad_weight / M) in training (Ioffe & Szegedy 2015, section 3).
     """
     dtype = accumulate_type(input.dtype)
-    dims = [d for d in range(input.dim()) if d != 1]
-    grad, wide = grad_output.to(dtype), input.to(dtype)
-    if activation != act.Activation.NONE:
-        grad = act.backward(grad, _normalise(wide, mean, rstd, weight, bias), activation, negative_slope)
+    grad, wide = _before_activation(grad_output, input, weight, bias, mean, rstd, activation, negative_slope)
     if training and input.numel():
         # torch's kernel computes the training formula in two passes; the statistics it is given are the batch's
         scale = None if weight is None else weight.to(dtype)
@@ -140,36 +136,87 @@ def backward(
             grad, wide, scale, None, None, mean, rstd, True, 0.0, [True, True, True]
         )
     else:
-        centred = wide - _channels(mean, input)
-        # in float64, as torch's kernel adds on a CPU: float32 sums of a few dozen values can lose ten times as much
-        grad_bias, grad_weight = (terms.sum(dims, dtype=torch.float64) for terms in (grad, grad * centred))
-        grad_bias, grad_weight = grad_bias.to(dtype), (grad_weight * rstd).to(dtype)
+        grad_weight, grad_bias = _sums(grad, wide, mean, rstd)
+        grad_weight, grad_bias = grad_weight.to(dtype), grad_bias.to(dtype)
         grad_input = grad * _channels(rstd if weight is None else rstd * weight, input)
     return _like(input, grad_input), grad_weight, grad_bias
 
 
-def differentiable(
+def _before_activation(
+    grad_output: torch.Tensor,
     input: torch.Tensor,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
-    statistics: tuple[torch.Tensor, torch.Tensor] | None,
-    eps: float,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    activation: int,
+    negative_slope: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(gradient before the activation, input), both in the accumulate type."""
+    dtype = accumulate_type(input.dtype)
+    grad, wide = grad_output.to(dtype), input.to(dtype)
+    if activation != act.Activation.NONE:
+        grad = act.backward(grad, _normalise(wide, mean, rstd, weight, bias), activation, negative_slope)
+    return grad, wide
+
+
+def _sums(
+    grad: torch.Tensor, wide: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(grad_weight, grad_bias) in float64, as torch's kernel adds on a CPU: float32 sums of a few dozen values can lose
+    ten times as much."""
+    dims = [d for d in range(wide.dim()) if d != 1]
+    centred = wide - _channels(mean, wide)
+    grad_bias, grad_weight = (terms.sum(dims, dtype=torch.float64) for terms in (grad, grad * centred))
+    return grad_weight * rstd, grad_bias
+
+
+def local_stats(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, biased variance) per channel in float64, zeros for an empty batch: what a rank of a synchronised batch
+    norm tells the others."""
+    if input.numel() == 0:
+        vector = input.new_zeros(input.shape[1], dtype=torch.float64)
+        return vector, vector.clone()
+    dims = [d for d in range(input.dim()) if d != 1]
+    wide = input.to(accumulate_type(input.dtype))
+    mean = wide.mean(dims)
+    centred = wide - _channels(mean, wide)
+    # what rounding took from the mean: it is all that is subtracted from the mean square
+    rest = centred.mean(dims, dtype=torch.float64)
+    var = centred.square().mean(dims, dtype=torch.float64) - rest.square()
+    return mean + rest, var.clamp_(min=0)  # rounding may leave a tiny negative; NaN stays
+
+
+def backward_reduce(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    activation: int,
+    negative_slope: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(grad_weight, grad_bias) of this batch by given statistics, in float64."""
+    grad, wide = _before_activation(grad_output, input, weight, bias, mean, rstd, activation, negative_slope)
+    return _sums(grad, wide, mean, rstd)
+
+
+def backward_apply(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    per_centred: torch.Tensor,
+    per_element: torch.Tensor,
     activation: int,
     negative_slope: float,
 ) -> torch.Tensor:
-    """Forward as differentiable torch ops, in the accumulate type; ``statistics`` None means batch statistics."""
-    wide = input.to(accumulate_type(input.dtype))
-    if statistics is None:
-        dims = [d for d in range(input.dim()) if d != 1]
-        mean = wide.mean(dims, keepdim=True)
-        centred = wide - mean
-        rstd = torch.rsqrt(centred.square().mean(dims, keepdim=True) + eps)
-    else:
-        mean, rstd = (_channels(vector, input) for vector in statistics)
-        centred = wide - mean
-    output = centred * rstd
-    if weight is not None:
-        output = output * _channels(weight, input)
-    if bias is not None:
-        output = output + _channels(bias, input)
-    return act.apply(output, activation, negative_slope).to(input.dtype)
+    """grad_input = rstd * weight * (g - per_element - (x - mean) * per_centred)."""
+    grad, wide = _before_activation(grad_output, input, weight, bias, mean, rstd, activation, negative_slope)
+    centred = wide - _channels(mean, input)
+    grad = grad - _channels(per_element.to(grad.dtype), input)
+    grad = torch.addcmul(grad, centred, _channels(per_centred.to(grad.dtype), input), value=-1, out=grad)
+    return _like(input, grad.mul_(_channels(rstd if weight is None else rstd * weight, input)))

@@ -171,18 +171,34 @@ def train(
         return reference.train(
             input, weight, bias, running_mean, running_var, momentum, eps, activation, negative_slope
         )
-    channels = input.shape[1]
-    mean = input.new_empty(channels, dtype=accumulate_type(input.dtype))
+    mean = input.new_empty(input.shape[1], dtype=accumulate_type(input.dtype))
     rstd = torch.empty_like(mean)
     mean_low = None if mean.dtype is torch.float64 else torch.empty_like(mean)
+    x = _stats(input, mean, rstd, mean_low, running_mean, running_var, momentum, eps)
+    return _apply(x, weight, bias, mean, rstd, mean_low, activation, negative_slope), mean, rstd
+
+
+def _stats(
+    input: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    mean_low: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float,
+    eps: float,
+) -> torch.Tensor:
+    """Fill mean, rstd and mean_low, update the running statistics; returns the input as the kernel saw it."""
+    channels = input.shape[1]
     rows, (x,) = _rows([input], None)
     splits = split_rows(rows, channels, input.device)
     partials = _partials(splits, input)
     grid, blocks = splits.finish(channels)
+    accumulate = tl.float64 if input.dtype is torch.float64 else tl.float32
     with launch_device(input):
         kernels.batch_norm_act_stats_kernel[splits.grid](
             x, *partials, channels, *rows.sizes, splits.tiles, *rows.strides[0],
-            ACC=tl.float64 if mean.dtype is torch.float64 else tl.float32, **splits.blocks(rows),
+            ACC=accumulate, **splits.blocks(rows),
         )  # fmt: skip
         kernels.batch_norm_act_stats_finish_kernel[grid](
             *partials, mean, rstd, mean_low, running_mean, running_var, float(momentum), float(eps),
@@ -190,7 +206,7 @@ def train(
             *(0 if v is None else v.stride(0) for v in (running_mean, running_var)),
             **blocks,
         )  # fmt: skip
-    return _apply(x, weight, bias, mean, rstd, mean_low, activation, negative_slope), mean, rstd
+    return x
 
 
 def eval(
@@ -244,32 +260,112 @@ def backward(
     negative_slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(grad_input, grad_weight, grad_bias); the last two in the accumulate type. As ``reference.backward``."""
-    grad_input = torch.empty_like(input)
+    dtype = accumulate_type(input.dtype)
+    vectors = (weight, bias, mean, rstd)
+    sums, per_row = _backward_reduce(grad_output, input, vectors, dtype, activation, negative_slope)
+    grad_input = _backward_apply(grad_output, input, vectors, per_row, training, activation, negative_slope)
+    return grad_input, *sums
+
+
+Vectors = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor, torch.Tensor]  # weight, bias, mean, rstd
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+def _backward_reduce(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    vectors: Vectors,
+    dtype: torch.dtype,
+    activation: int,
+    negative_slope: float,
+) -> tuple[Pair, Pair]:
+    """(grad_weight, grad_bias) in ``dtype``, and (per_centred, per_element) by the number of rows here."""
     channels = input.shape[1]
     if input.numel() == 0:  # nothing to launch
-        zeros = input.new_zeros(channels, dtype=accumulate_type(input.dtype))
-        return grad_input, zeros, zeros.clone()
-    grad_weight = input.new_empty(channels, dtype=accumulate_type(input.dtype))
-    grad_bias, *per_row = (torch.empty_like(grad_weight) for _ in range(3))
-    rows, (x, dy) = _rows([input, grad_output], grad_input)
-    x_strides, dy_strides, dx_strides = rows.strides
-    vectors = [_packed(vector) for vector in (weight, bias, mean, rstd)]
+        zeros = [input.new_zeros(channels, dtype=dtype) for _ in range(4)]
+        return (zeros[0], zeros[1]), (zeros[2], zeros[3])
+    grad_weight, grad_bias = (input.new_empty(channels, dtype=dtype) for _ in range(2))
+    per_centred, per_element = (input.new_empty(channels, dtype=accumulate_type(input.dtype)) for _ in range(2))
+    rows, (x, dy) = _rows([input, grad_output], None)
+    x_strides, dy_strides = rows.strides
+    packed = [_packed(vector) for vector in vectors]
     splits = split_rows(rows, channels, input.device)
     partials = _partials(splits, input)
+    grid, blocks = splits.finish(channels)
     with launch_device(input):
         kernels.batch_norm_act_backward_reduce_kernel[splits.grid](
-            dy, x, *vectors, *partials, float(negative_slope),
+            dy, x, *packed, *partials, float(negative_slope),
             channels, *rows.sizes, splits.tiles, *dy_strides, *x_strides,
             ACTIVATION=int(activation), **splits.blocks(rows),
         )  # fmt: skip
-        grid, blocks = splits.finish(channels)
         kernels.batch_norm_act_backward_finish_kernel[grid](
-            *partials, vectors[-1], grad_weight, grad_bias, *per_row, channels, rows.count, splits.count, **blocks
-        )
-        grid, blocks = _elementwise(rows, channels)
+            *partials, packed[-1], grad_weight, grad_bias, per_centred, per_element,
+            channels, rows.count, splits.count, **blocks,
+        )  # fmt: skip
+    return (grad_weight, grad_bias), (per_centred, per_element)
+
+
+def _backward_apply(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    vectors: Vectors,
+    per_row: Pair,
+    training: bool,
+    activation: int,
+    negative_slope: float,
+) -> torch.Tensor:
+    grad_input = torch.empty_like(input)
+    if grad_input.numel() == 0:
+        return grad_input
+    channels = input.shape[1]
+    rows, (x, dy) = _rows([input, grad_output], grad_input)
+    x_strides, dy_strides, dx_strides = rows.strides
+    grid, blocks = _elementwise(rows, channels)
+    with launch_device(input):
         kernels.batch_norm_act_backward_apply_kernel[grid](
-            dy, x, grad_input, *vectors, *per_row, float(negative_slope),
+            dy, x, grad_input, *(_packed(vector) for vector in (*vectors, *per_row)), float(negative_slope),
             channels, *rows.sizes, *dy_strides, *x_strides, *dx_strides,
             TRAINING=bool(training), ACTIVATION=int(activation), **blocks,
         )  # fmt: skip
-    return grad_input, grad_weight, grad_bias
+    return grad_input
+
+
+def local_stats(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, biased variance) per channel in float64. As ``reference.local_stats``."""
+    if input.numel() == 0:  # nothing to launch
+        return reference.local_stats(input)
+    mean, rstd = (input.new_empty(input.shape[1], dtype=torch.float64) for _ in range(2))
+    _stats(input, mean, rstd, None, None, None, 0.0, 0.0)
+    return mean, rstd.pow_(-2)  # eps is 0
+
+
+def backward_reduce(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    activation: int,
+    negative_slope: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(grad_weight, grad_bias) in float64. As ``reference.backward_reduce``."""
+    vectors = (weight, bias, mean, rstd)
+    return _backward_reduce(grad_output, input, vectors, torch.float64, activation, negative_slope)[0]
+
+
+def backward_apply(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    per_centred: torch.Tensor,
+    per_element: torch.Tensor,
+    activation: int,
+    negative_slope: float,
+) -> torch.Tensor:
+    """grad_input of training. As ``reference.backward_apply``."""
+    vectors, per_row = (weight, bias, mean, rstd), (per_centred, per_element)
+    return _backward_apply(grad_output, input, vectors, per_row, True, activation, negative_slope)

@@ -8,7 +8,7 @@ import torch
 
 from fastgan.dispatch import Backend, always, define
 from fastgan.native import native_reason
-from fastgan.ops.bce_with_logits import reference
+from fastgan.ops.bce_with_logits import batching, reference
 from fastgan.ops.common import triton_runtime
 
 
@@ -77,12 +77,14 @@ define(
         Backend("triton", _triton("forward"), _triton_supports),
         Backend("reference", reference.forward, always),
     ],
+    batching.forward_rule,
 )
 define(
-    "bce_with_logits_backward(Tensor gradient, Tensor grad_output, float scale) -> Tensor",
-    lambda gradient, grad_output, scale: torch.empty_like(gradient),
+    "bce_with_logits_backward(Tensor gradient, Tensor grad_output, int reduction) -> Tensor",
+    lambda gradient, grad_output, reduction: torch.empty_like(gradient),
     [
         Backend("triton", _triton("backward"), _triton_supports),
         Backend("reference", reference.backward, always),
     ],
+    batching.backward_rule,
 )

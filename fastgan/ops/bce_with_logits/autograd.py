@@ -1,7 +1,8 @@
 """Backward of the sigmoid-BCE loss.
 
 Forward computes the loss and its elementwise gradient in one pass; backward scales it. Gradients to a target tensor,
-and everything under ``create_graph``, go through torch's own differentiable op, so every gradient order is right.
+and everything under ``create_graph`` or in forward mode, are made of torch's differentiable ops, so every gradient
+order is right.
 """
 
 from __future__ import annotations
@@ -11,13 +12,31 @@ from typing import Any
 import torch
 
 from fastgan.ops.bce_with_logits import reference
+from fastgan.ops.common import forward_mode
+from fastgan.ops.common.dtypes import accumulate_type
 
 _ops = torch.ops.fastgan
+
+
+def bce_with_logits(
+    input: torch.Tensor,
+    target: torch.Tensor | None,
+    target_value: float,
+    weight: torch.Tensor | None,
+    pos_weight: torch.Tensor | None,
+    reduction: int,
+) -> torch.Tensor:
+    """The loss; ``target_value`` counts where there is no target tensor."""
+    need_grad = torch.is_grad_enabled() and input.requires_grad
+    function = forward_mode.with_jvp(BCEWithLogits, BCEWithLogitsWithJvp)
+    return function.apply(input, target, target_value, weight, pos_weight, reduction, need_grad)[0]
 
 
 class BCEWithLogits(torch.autograd.Function):
     """(input, target, target_value, weight, pos_weight, reduction, need_grad) -> (loss, gradient); the second output is
     the unscaled elementwise gradient, not differentiable, an empty tensor unless ``need_grad``."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,6 +50,7 @@ class BCEWithLogits(torch.autograd.Function):
         ctx.mark_non_differentiable(gradient)
         # input and target belong to the caller: saving them costs nothing and detects edits in place
         ctx.save_for_backward(gradient, input, target, weight, pos_weight)
+        ctx.save_for_forward(gradient, input, target, weight, pos_weight)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: torch.Tensor | None, _unused: Any) -> tuple[Any, ...]:
@@ -39,13 +59,37 @@ class BCEWithLogits(torch.autograd.Function):
         if grad_loss is None:
             return (None,) * 7
         if not need_target and not torch.is_grad_enabled():
-            scale = 1 / input.numel() if ctx.reduction == reference.MEAN and input.numel() else 1.0
-            return (_ops.bce_with_logits_backward(gradient, grad_loss, scale), *(None,) * 6)
-        with torch.enable_grad():
-            # views cut the inner graph off from what lies before: target may be a function of input
-            x = input.view_as(input)
-            t = None if target is None else target.view_as(target)
-            loss = reference.differentiable(x, t, ctx.target_value, weight, pos_weight, ctx.reduction)
-        wanted = [tensor for tensor, need in ((x, need_input), (t, need_target)) if need and tensor is not None]
-        gradients = iter(torch.autograd.grad(loss, wanted, grad_loss, create_graph=torch.is_grad_enabled()))
-        return (next(gradients) if need_input else None, next(gradients) if need_target else None, *(None,) * 5)
+            return (_ops.bce_with_logits_backward(gradient, grad_loss, ctx.reduction), *(None,) * 6)
+        # Not from the saved gradient: it is a constant, and this may be differentiated again.
+        by_input, by_target = reference.partials(
+            input, ctx.target_value if target is None else target, weight, pos_weight, (need_input, need_target)
+        )
+        grad_loss = grad_loss.to(accumulate_type(grad_loss.dtype))
+        if ctx.reduction == reference.MEAN and input.numel():
+            grad_loss = grad_loss / input.numel()
+        return (
+            (grad_loss * by_input).to(input.dtype) if by_input is not None else None,
+            (grad_loss * by_target).to(target.dtype) if by_target is not None else None,
+            *(None,) * 5,
+        )
+
+
+class BCEWithLogitsWithJvp(BCEWithLogits):
+    """Differentiable in forward mode too."""
+
+    @staticmethod
+    def jvp(
+        ctx: Any, input: torch.Tensor | None, target: torch.Tensor | None, *_unused: Any
+    ) -> tuple[torch.Tensor | None, None]:
+        forward_mode.refuse_nested("binary_cross_entropy_with_logits")
+        _, x, t, weight, pos_weight = ctx.saved_tensors
+        partials = reference.partials(
+            x, ctx.target_value if t is None else t, weight, pos_weight, (input is not None, target is not None)
+        )
+        pairs = zip(partials, (input, target), strict=True)
+        total = forward_mode.add([by * tangent for by, tangent in pairs if by is not None and tangent is not None])
+        if total is None:
+            return None, None
+        if ctx.reduction != reference.NONE:
+            total = total.mean() if ctx.reduction == reference.MEAN else total.sum()
+        return total.to(x.dtype if t is None else t.dtype), None

@@ -1,4 +1,4 @@
-"""The sigmoid-BCE loss in plain torch: value and gradient, and the differentiable form for everything rarer."""
+"""The sigmoid-BCE loss in plain torch: value and gradient, and the differentiable gradients for everything rarer."""
 
 from __future__ import annotations
 
@@ -41,29 +41,45 @@ def forward(
     loss = (loss.mean() if reduction == MEAN else loss.sum() if reduction == SUM else loss).to(out_dtype)
     if not need_grad:
         return loss, input.new_empty(0)
+    return loss, torch.empty_like(input).copy_(_by_input(x, t, w, p))
+
+
+def _by_input(x: torch.Tensor, t: torch.Tensor | float, w: torch.Tensor | None, p: torch.Tensor | None) -> torch.Tensor:
+    """The gradient of the unreduced loss by the input."""
     sigmoid = torch.sigmoid(x)
     gradient = sigmoid - t if p is None else (1 - t) * sigmoid - p * t * torch.sigmoid(-x)
-    if w is not None:
-        gradient = gradient * w
-    return loss, torch.empty_like(input).copy_(gradient)
+    return gradient if w is None else gradient * w
 
 
-def backward(gradient: torch.Tensor, grad_output: torch.Tensor, scale: float) -> torch.Tensor:
-    """``gradient * grad_output * scale``, the product in the accumulate type: 1 / N can be too small for float16."""
+def scale_of(gradient: torch.Tensor, reduction: int) -> float:
+    """What the reduction multiplies the gradient of each element by."""
+    return 1 / gradient.numel() if reduction == MEAN and gradient.numel() else 1.0
+
+
+def backward(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> torch.Tensor:
+    """``gradient * grad_output``, over the number of elements if the loss was their mean. In the accumulate type: 1 / N
+    can be too small for float16."""
     dtype = accumulate_type(gradient.dtype)
-    return torch.empty_like(gradient).copy_(gradient.to(dtype) * (grad_output.to(dtype) * scale))
+    return torch.empty_like(gradient).copy_(
+        gradient.to(dtype) * (grad_output.to(dtype) * scale_of(gradient, reduction))
+    )
 
 
-def differentiable(
+def partials(
     input: torch.Tensor,
-    target: torch.Tensor | None,
-    target_value: float,
+    target: torch.Tensor | float,
     weight: torch.Tensor | None,
     pos_weight: torch.Tensor | None,
-    reduction: int,
-) -> torch.Tensor:
-    """The loss as torch's own differentiable op."""
-    name = {NONE: "none", MEAN: "mean", SUM: "sum"}[reduction]
-    if target is None:
-        target = torch.full_like(input, target_value, requires_grad=False)
-    return F.binary_cross_entropy_with_logits(input, target, weight, reduction=name, pos_weight=pos_weight)
+    wanted: tuple[bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The partial derivatives of the unreduced loss by the input and by the target, those wanted, in differentiable
+    torch ops: forward's gradient, and ``w * ((p - 1) * (max(-x, 0) + log1p(exp(-|x|))) - x)``."""
+    x, w, p = _wide(input), _wide(weight), _wide(pos_weight)
+    assert x is not None
+    t = target.to(accumulate_type(target.dtype)) if isinstance(target, torch.Tensor) else target
+    by_input = _by_input(x, t, w, p) if wanted[0] else None
+    by_target = None
+    if wanted[1]:
+        by_target = -x if p is None else (1 - p) * F.logsigmoid(x) - x
+        by_target = by_target if w is None else by_target * w
+    return by_input, by_target

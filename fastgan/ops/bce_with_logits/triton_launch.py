@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from fastgan.ops.bce_with_logits import triton_kernels as kernels
-from fastgan.ops.bce_with_logits.reference import MEAN, NONE
+from fastgan.ops.bce_with_logits.reference import MEAN, NONE, scale_of
 from fastgan.ops.common.dtypes import accumulate_type
 from fastgan.ops.common.triton_runtime import launch_device, processors
 
@@ -91,8 +91,8 @@ def _tiles_per_program(size: int, device: torch.device) -> int:
     return triton.cdiv(tiles, min(PROGRAMS_PER_SM * processors(device), MAX_PROGRAMS))
 
 
-def backward(gradient: torch.Tensor, grad_output: torch.Tensor, scale: float) -> torch.Tensor:
-    """``gradient * grad_output * scale``, the product in the accumulate type. As ``reference.backward``."""
+def backward(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> torch.Tensor:
+    """As ``reference.backward``."""
     grad_input = torch.empty_like(gradient)
     size = gradient.numel()
     if size == 0:
@@ -103,7 +103,7 @@ def backward(gradient: torch.Tensor, grad_output: torch.Tensor, scale: float) ->
     with launch_device(gradient):
         kernels.bce_with_logits_backward_kernel[(triton.cdiv(size, BLOCK),)](
             dense, grad_output if scalar else _ordered(grad_output, dense, dense.device), grad_input,
-            float(scale), size,
+            scale_of(gradient, reduction), size,
             ACC=_type(gradient.dtype), SCALAR=scalar, BLOCK=BLOCK,
         )  # fmt: skip
     return grad_input

@@ -3,13 +3,15 @@ differentiation. See README.md beside this file for the derivation."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from fastgan.dispatch import Backend, always, define
 from fastgan.ops.common import triton_runtime
-from fastgan.ops.conv_transpose2d import reference
+from fastgan.ops.common.flops import register_flops
+from fastgan.ops.conv_transpose2d import batching, reference
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
 
 _GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
@@ -77,14 +79,27 @@ define(
     f"conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
     _image_fake(lambda weight, groups: weight.shape[1] * groups),
     _backends("conv_transpose2d", _reference_image(reference.conv_transpose2d)),
+    batching.image_rule("conv_transpose2d"),
 )
 define(
     f"conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
     _image_fake(lambda weight, groups: weight.shape[0]),
     _backends("conv2d", _reference_image(reference.conv2d)),
+    batching.image_rule("conv2d"),
 )
 define(
     f"conv2d_weight(Tensor small, Tensor big, SymInt[2] kernel_size, {_GEOMETRY}) -> Tensor",
     _weight_fake,
     _backends("conv2d_weight", _reference_weight),
+    batching.weight_rule,
 )
+
+
+def _flops(small: Any, weight: Any) -> int:
+    """Every pixel of the small image meets every tap of its group: a product and a sum each."""
+    return 2 * small[0] * math.prod(small[2:]) * math.prod(weight)
+
+
+register_flops("conv_transpose2d", lambda small, weight, *_rest, out_shape: _flops(small, weight))
+register_flops("conv2d", lambda _big, weight, *_rest, out_shape: _flops(out_shape, weight))
+register_flops("conv2d_weight", lambda small, _big, *_rest, out_shape: _flops(small, out_shape))

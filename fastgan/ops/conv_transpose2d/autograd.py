@@ -1,18 +1,53 @@
 """Backward of the convolutions. The transposed convolution, its adjoint and the weight gradient are bilinear maps, and
 each one's gradients are the other two: every order of gradient comes for free, and nothing is special-cased.
 
-Gradient order: any. The Functions save their operands and nothing else.
+Gradient order: any, backward and forward. The Functions save their operands and nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from fastgan.ops.common import forward_mode
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
 
 _ops = torch.ops.fastgan
+
+
+def conv_transpose2d(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
+) -> torch.Tensor:
+    """The transposed convolution, differentiable any number of times."""
+    return forward_mode.with_jvp(ConvTranspose2d, ConvTranspose2dWithJvp).apply(
+        input, weight, bias, *_flat(output_size, geometry)
+    )
+
+
+def conv2d(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
+) -> torch.Tensor:
+    """The strided convolution, differentiable any number of times."""
+    return forward_mode.with_jvp(Conv2d, Conv2dWithJvp).apply(input, weight, bias, *_flat(output_size, geometry))
+
+
+def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geometry: Geometry) -> torch.Tensor:
+    """The weight gradient of both, differentiable any number of times."""
+    return forward_mode.with_jvp(Conv2dWeight, Conv2dWeightWithJvp).apply(small, big, *_flat(kernel_size, geometry))
+
+
+# A Function's arguments are plain numbers, one by one: torch.func knows no tuples there, torch.compile no ``*args``.
+_NUMBERS = 9
+
+
+def _flat(size: Pair, geometry: Geometry) -> tuple[int, ...]:
+    return (*size, *geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups)
+
+
+def _geometry(numbers: tuple[int, ...]) -> Geometry:
+    return Geometry(numbers[2:4], numbers[4:6], numbers[6:8], numbers[8])
 
 
 def _bias_gradient(grad_output: torch.Tensor, needed: bool) -> torch.Tensor | None:
@@ -20,13 +55,35 @@ def _bias_gradient(grad_output: torch.Tensor, needed: bool) -> torch.Tensor | No
 
 
 class ConvTranspose2d(torch.autograd.Function):
-    """(input, weight, bias, output_size, geometry) -> output; differentiable any number of times."""
+    """(input, weight, bias, nine numbers) -> output."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        size_h: int,
+        size_w: int,
+        stride_h: int,
+        stride_w: int,
+        padding_h: int,
+        padding_w: int,
+        dilation_h: int,
+        dilation_w: int,
+        groups: int,
     ) -> torch.Tensor:
-        return _ops.conv_transpose2d(input, weight, bias, output_size, *geometry)
+        return _ops.conv_transpose2d(
+            input,
+            weight,
+            bias,
+            (size_h, size_w),
+            (stride_h, stride_w),
+            (padding_h, padding_w),
+            (dilation_h, dilation_w),
+            groups,
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -35,24 +92,56 @@ class ConvTranspose2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
-            return (None,) * 5
+            return (None,) * (3 + _NUMBERS)
         input, weight = ctx.saved_tensors
         grad_input = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_input = Conv2d.apply(grad_output, weight, None, ctx.input_size, ctx.geometry)
+            grad_input = conv2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
         if ctx.needs_input_grad[1]:
-            grad_weight = Conv2dWeight.apply(input, grad_output, ctx.kernel_size, ctx.geometry)
-        return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2]), None, None
+            grad_weight = conv2d_weight(input, grad_output, ctx.kernel_size, ctx.geometry)
+        return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2]), *(None,) * _NUMBERS
+
+
+class ConvTranspose2dWithJvp(ConvTranspose2d):
+    """Differentiable in forward mode too."""
+
+    @staticmethod
+    def jvp(
+        ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
+    ) -> torch.Tensor | None:
+        return _image_tangent(ctx, conv_transpose2d, input, weight, bias)
 
 
 class Conv2d(torch.autograd.Function):
-    """(input, weight, bias, output_size, geometry) -> output; differentiable any number of times."""
+    """(input, weight, bias, nine numbers) -> output."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        size_h: int,
+        size_w: int,
+        stride_h: int,
+        stride_w: int,
+        padding_h: int,
+        padding_w: int,
+        dilation_h: int,
+        dilation_w: int,
+        groups: int,
     ) -> torch.Tensor:
-        return _ops.conv2d(input, weight, bias, output_size, *geometry)
+        return _ops.conv2d(
+            input,
+            weight,
+            bias,
+            (size_h, size_w),
+            (stride_h, stride_w),
+            (padding_h, padding_w),
+            (dilation_h, dilation_w),
+            groups,
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -61,46 +150,119 @@ class Conv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
-            return (None,) * 5
+            return (None,) * (3 + _NUMBERS)
         input, weight = ctx.saved_tensors
         grad_input = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_input = ConvTranspose2d.apply(grad_output, weight, None, ctx.input_size, ctx.geometry)
+            grad_input = conv_transpose2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
         if ctx.needs_input_grad[1]:
-            grad_weight = Conv2dWeight.apply(grad_output, input, ctx.kernel_size, ctx.geometry)
-        return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2]), None, None
+            grad_weight = conv2d_weight(grad_output, input, ctx.kernel_size, ctx.geometry)
+        return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2]), *(None,) * _NUMBERS
+
+
+class Conv2dWithJvp(Conv2d):
+    """Differentiable in forward mode too."""
+
+    @staticmethod
+    def jvp(
+        ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
+    ) -> torch.Tensor | None:
+        return _image_tangent(ctx, conv2d, input, weight, bias)
 
 
 class Conv2dWeight(torch.autograd.Function):
-    """(small, big, kernel_size, geometry) -> weight-shaped tensor; differentiable any number of times."""
+    """(small, big, nine numbers) -> weight-shaped tensor."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geometry: Geometry) -> torch.Tensor:
-        return _ops.conv2d_weight(small, big, kernel_size, *geometry)
+    def forward(
+        small: torch.Tensor,
+        big: torch.Tensor,
+        size_h: int,
+        size_w: int,
+        stride_h: int,
+        stride_w: int,
+        padding_h: int,
+        padding_w: int,
+        dilation_h: int,
+        dilation_w: int,
+        groups: int,
+    ) -> torch.Tensor:
+        return _ops.conv2d_weight(
+            small,
+            big,
+            (size_h, size_w),
+            (stride_h, stride_w),
+            (padding_h, padding_w),
+            (dilation_h, dilation_w),
+            groups,
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        small, big, _, ctx.geometry = inputs
+        small, big, *numbers = inputs
         ctx.set_materialize_grads(False)
+        ctx.geometry = _geometry(tuple(numbers))
         ctx.sizes = tuple(small.shape[2:]), tuple(big.shape[2:])
+        ctx.kernel_size = tuple(numbers[:2])
         ctx.save_for_backward(small if ctx.needs_input_grad[1] else None, big if ctx.needs_input_grad[0] else None)
+        ctx.save_for_forward(small, big)
 
     @staticmethod
     def backward(ctx: Any, grad_weight: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_weight is None:
-            return (None,) * 4
+            return (None,) * (2 + _NUMBERS)
         small, big = ctx.saved_tensors
         small_size, big_size = ctx.sizes
         grad_small = grad_big = None
         if ctx.needs_input_grad[0]:
-            grad_small = Conv2d.apply(big, grad_weight, None, small_size, ctx.geometry)
+            grad_small = conv2d(big, grad_weight, None, small_size, ctx.geometry)
         if ctx.needs_input_grad[1]:
-            grad_big = ConvTranspose2d.apply(small, grad_weight, None, big_size, ctx.geometry)
-        return grad_small, grad_big, None, None
+            grad_big = conv_transpose2d(small, grad_weight, None, big_size, ctx.geometry)
+        return grad_small, grad_big, *(None,) * _NUMBERS
+
+
+class Conv2dWeightWithJvp(Conv2dWeight):
+    """Differentiable in forward mode too."""
+
+    @staticmethod
+    def jvp(ctx: Any, small: torch.Tensor | None, big: torch.Tensor | None, *_: Any) -> torch.Tensor | None:
+        forward_mode.refuse_nested("conv2d_weight")
+        from_small, from_big = ctx.saved_tensors
+        terms = [
+            conv2d_weight(one, other, ctx.kernel_size, ctx.geometry)
+            for one, other in ((small, from_big), (from_small, big))
+            if one is not None and other is not None
+        ]
+        return forward_mode.add(terms)
 
 
 def _setup_image(ctx: Any, inputs: tuple[Any, ...]) -> None:
-    input, weight, _, _, ctx.geometry = inputs
+    input, weight, _, *numbers = inputs
     ctx.set_materialize_grads(False)
-    ctx.input_size, ctx.kernel_size = tuple(input.shape[2:]), tuple(weight.shape[2:])
+    ctx.geometry = _geometry(tuple(numbers))
+    ctx.input_size, ctx.kernel_size, ctx.output_size = input.shape[2:], weight.shape[2:], tuple(numbers[:2])
     ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
+    ctx.save_for_forward(input, weight)
+
+
+def _image_tangent(
+    ctx: Any,
+    function: Callable[..., torch.Tensor],
+    input: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """The tangent of a bilinear map of input and weight, plus the bias, from those of its operands."""
+    forward_mode.refuse_nested(function.__name__)
+    from_input, from_weight = ctx.saved_tensors
+    terms = [
+        function(one, other, None, ctx.output_size, ctx.geometry)
+        for one, other in ((input, from_weight), (from_input, weight))
+        if one is not None and other is not None
+    ]
+    if bias is not None:
+        size = (from_input.shape[0], bias.shape[0], *ctx.output_size)
+        terms.append(bias[:, None, None].expand(size))
+    return forward_mode.add(terms)

@@ -1,0 +1,38 @@
+"""Forward-mode differentiation through our autograd Functions.
+
+torch.compile traces no Function that has a ``jvp``. So each of ours has none, and a subclass that adds it runs wherever
+nothing is compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._C._functorch import TransformType, get_interpreter_stack
+
+
+def with_jvp(function: Any, subclass: Any) -> Any:
+    """``subclass``, which is ``function`` with a ``jvp``; ``function`` itself for a compiler."""
+    return function if torch.compiler.is_compiling() else subclass
+
+
+def refuse_nested(name: str) -> None:
+    """Raise within a ``jvp`` inside another one.
+
+    torch runs the ``jvp`` of a custom Function with forward mode switched off, so the outer tangents would be lost.
+
+    Raises:
+        RuntimeError: two transforms around this call are forward-mode.
+    """
+    levels = [level for level in get_interpreter_stack() or () if level.key() == TransformType.Jvp]
+    if len(levels) > 1:
+        raise RuntimeError(
+            f"{name}: forward-mode differentiation inside forward-mode differentiation (jvp of jvp, jacfwd of jacfwd) "
+            "is not supported, as torch gives custom Functions one level of it; use torch.func.hessian, or jvp of grad"
+        )
+
+
+def add(terms: list[torch.Tensor]) -> torch.Tensor | None:
+    """Their sum; None (a zero tangent) if there are none."""
+    return sum(terms[1:], terms[0]) if terms else None

@@ -4,6 +4,7 @@ on them."""
 from fastgan import dispatch, functional, models, nn
 from fastgan.dispatch import BackendError, use_backend
 from fastgan.native import build_info
+from fastgan.nn.fold import fold_batch_norm
 from fastgan.nn.surgery import accelerate, restore
 from fastgan.version import __version__
 
@@ -13,6 +14,7 @@ __all__ = [
     "accelerate",
     "build_info",
     "dispatch",
+    "fold_batch_norm",
     "functional",
     "models",
     "nn",

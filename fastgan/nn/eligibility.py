@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,7 +11,9 @@ from torch.nn.utils import parametrize
 
 from fastgan.nn.conv import Conv2d, ConvTranspose2d
 from fastgan.nn.loss import BCEWithLogitsLoss
+from fastgan.nn.neighbours import Neighbour, Neighbours
 from fastgan.nn.norm import BatchNormAct2d, FusedIdentity
+from fastgan.nn.sync_norm import SyncBatchNormAct2d
 
 SWITCHES: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose2d: ConvTranspose2d,
@@ -22,40 +21,9 @@ SWITCHES: dict[type[nn.Module], type[nn.Module]] = {
     nn.BCEWithLogitsLoss: BCEWithLogitsLoss,
 }
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}
-_OURS = (*SWITCHES.values(), BatchNormAct2d, FusedIdentity)
+_OURS = (*SWITCHES.values(), BatchNormAct2d, SyncBatchNormAct2d, FusedIdentity)
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-Slots = dict[int, list[tuple[nn.Module, str]]]
 _OUTPUT_HOOKS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-class Fusion(NamedTuple):
-    """A batch norm's neighbour: the activation in ``slot`` of ``sequential``."""
-
-    sequential: nn.Sequential
-    slot: str
-    activation: nn.Module
-
-
-def walk(model: nn.Module, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, under its first name; does not enter TorchScript modules."""
-    seen = set() if seen is None else seen
-    if id(model) in seen:
-        return
-    seen.add(id(model))
-    yield name, model
-    if not isinstance(model, torch.jit.ScriptModule):
-        for key, child in model._modules.items():
-            if child is not None:
-                yield from walk(child, f"{name}.{key}" if name else key, seen)
-
-
-def slots_of(model: nn.Module) -> Slots:
-    """For the id of each child: every (parent, name) that holds it."""
-    slots: Slots = {}
-    for _, parent in walk(model):
-        for name, child in parent._modules.items():
-            slots.setdefault(id(child), []).append((parent, name))
-    return slots
 
 
 def why_not_type(module: nn.Module, is_root: bool) -> str | None:
@@ -98,25 +66,12 @@ def _why_not_tensors(module: nn.Module) -> str | None:
     return None
 
 
-def fusion_of(norm: nn.Module, slots: Slots) -> tuple[str | None, Fusion | None]:
-    """(None, the activation that ``norm`` can take over) or (the reason why it can take none, None)."""
-    places = slots.get(id(norm), [])
-    if len(places) > 1:
-        return f"occurs {len(places)} times in the model", None
-    sequential, name = places[0] if places else (None, "")
-    if not isinstance(sequential, nn.Sequential):
-        return "no activation directly after it in a Sequential", None
-    if not _is_plain(sequential):
-        return f"the {type(sequential).__name__} around it has a forward of its own", None
-    names = list(sequential._modules)
-    position = names.index(name) + 1
-    activation = sequential._modules[names[position]] if position < len(names) else None
-    if activation is None:
-        return "no activation directly after it in a Sequential", None
-    if type(activation) not in ACTIVATIONS:
-        return f"{type(activation).__name__} after it is neither ReLU nor LeakyReLU", None
-    reason = _why_not_pair(norm, activation) or _why_not_tensors(norm)
-    return (reason, None) if reason else (None, Fusion(sequential, names[position], activation))
+def fusion_of(norm: nn.Module, neighbours: Neighbours) -> Neighbour | str:
+    """The activation that ``norm`` can take over, or the reason why it can take none."""
+    found = neighbours.after(norm, tuple(ACTIVATIONS))
+    if isinstance(found, str):
+        return found
+    return _why_not_pair(norm, found.layer) or _why_not_tensors(norm) or found
 
 
 def _why_not_pair(norm: nn.Module, activation: nn.Module) -> str | None:
@@ -128,10 +83,3 @@ def _why_not_pair(norm: nn.Module, activation: nn.Module) -> str | None:
     if any(getattr(activation, hooks) for hooks in (*_OUTPUT_HOOKS, "_forward_pre_hooks")):
         return f"the {kind} after it has hooks"
     return None
-
-
-def _is_plain(sequential: nn.Sequential) -> bool:
-    """Whether calling ``sequential`` runs its children in order and nothing else."""
-    methods = ("forward", "__iter__", "__call__")
-    inherited = all(getattr(type(sequential), name) is getattr(nn.Sequential, name) for name in methods)
-    return inherited and "forward" not in sequential.__dict__

@@ -7,7 +7,6 @@ is kept as it is, with the reason.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ import torch
 from torch import nn
 
 from fastgan.nn import eligibility
-from fastgan.nn.eligibility import ACTIVATIONS, SWITCHES, Fusion, walk
+from fastgan.nn.eligibility import ACTIVATIONS, SWITCHES
+from fastgan.nn.neighbours import Neighbour, Neighbours, walk
 from fastgan.nn.norm import BatchNormAct2d, FusedIdentity
 
 __all__ = ["Kept", "Replaced", "Report", "accelerate", "restore"]
@@ -24,7 +24,8 @@ _ORIGINALS: dict[type[nn.Module], type[nn.Module]] = {
     **{ours: torchs for torchs, ours in SWITCHES.items()},
     BatchNormAct2d: nn.BatchNorm2d,
 }
-# In the instance's __dict__, so that copies and pickles of an accelerated model can be restored too.
+# In the instance's __dict__, so that copies and pickles of an accelerated model can be restored too. True, or in a
+# FusedIdentity (its batch norm,): in a tuple, so that it is not registered as a child.
 _MARK = "_fastgan_accelerated"
 
 
@@ -70,13 +71,23 @@ def accelerate(model: nn.Module) -> Report:
     """Replace the layers of ``model`` that fastgan computes, in place; outputs, gradients and state_dict stay the same.
 
     Replaced, by exact type: ``ConvTranspose2d``, ``Conv2d``, ``BCEWithLogitsLoss``, and every ``BatchNorm2d`` that is
-    directly followed by ``ReLU`` or ``LeakyReLU`` in an ``nn.Sequential``: the batch norm then applies the activation
-    too and :class:`fastgan.nn.FusedIdentity` stands in the activation's place, so that no key or index moves.
+    directly followed by a ``ReLU`` or ``LeakyReLU`` module of the same parent: the batch norm then applies the
+    activation too and :class:`fastgan.nn.FusedIdentity` stands in the activation's place, so that no key or index
+    moves. The two follow each other in an ``nn.Sequential``, or in the Python code of the parent's ``forward``. There
+    torch.fx must be able to trace that forward, in training and eval mode, and the code must name both in one place
+    only, with no branch in between, so that no flag, argument or other method runs one without the other. Where a
+    forward further out can be traced and takes the batch norm's output for anything else, the pair is kept.
 
-    Everything else stays as it is. A second call changes nothing. :func:`restore` undoes it, in copies and pickles too.
+    Everything else stays as it is: an activation that several layers share (``self.relu`` in a ResNet's block) or that
+    is a function call (``F.relu``) is code, which is not changed. A second call changes nothing. :func:`restore` undoes
+    it, in copies and pickles too.
 
-    One thing cannot be seen from a module tree: code that takes a batch norm's output from outside its Sequential (by
-    iterating over it, or calling ``sequential[1]`` alone) gets it activated. :func:`restore` such a part.
+    Tracing runs the forwards on a copy of the model without data; random numbers and hooks stay untouched. No other
+    thread may call a module meanwhile (torch.fx patches ``nn.Module``).
+
+    One thing cannot be seen: code that cannot be traced, or is outside the model, and takes a batch norm's output past
+    its parent (by iterating over a Sequential, or calling ``sequential[1]`` alone) gets it activated. :func:`restore`
+    such a part.
 
     Args:
         model: any module; it may itself be one such layer.
@@ -96,11 +107,11 @@ def accelerate(model: nn.Module) -> Report:
         >>> type(model[1]).__name__, type(model[2]).__name__
         ('BatchNorm2d', 'ReLU')
     """
-    _check_model(model)
+    check_model(model)
     report = Report()
     switches: list[nn.Module] = []
-    fusions: list[tuple[nn.Module, Fusion]] = []
-    slots = eligibility.slots_of(model)
+    fusions: list[tuple[nn.Module, Neighbour]] = []
+    neighbours = Neighbours(model, (nn.BatchNorm2d,), modes=(True, False))
     # All decisions are made before the first change.
     for name, module in walk(model):
         kind = type(module).__name__
@@ -111,10 +122,11 @@ def accelerate(model: nn.Module) -> Report:
             if reason is None:
                 switches.append(module)
         elif type(module) is nn.BatchNorm2d:
-            reason, fusion = eligibility.fusion_of(module, slots)
-            if fusion is not None:
+            fusion = eligibility.fusion_of(module, neighbours)
+            reason = fusion if isinstance(fusion, str) else None
+            if isinstance(fusion, Neighbour):
                 fusions.append((module, fusion))
-                now = f"fastgan.nn.BatchNormAct2d with the {type(fusion.activation).__name__} in slot {fusion.slot}"
+                now = f"fastgan.nn.BatchNormAct2d with the {type(fusion.layer).__name__} in slot {fusion.slot}"
         elif (reason := eligibility.why_not_type(module, is_root=module is model)) is None:
             continue
         if reason is None:
@@ -139,45 +151,51 @@ def restore(model: nn.Module) -> None:
 
     Raises:
         TypeError: ``model`` is not a module, or is a TorchScript module.
-        ValueError: a batch norm and the activation it took over are no longer neighbours in a Sequential of ``model``
-            (``model`` is only a part of what was accelerated, or was edited since); nothing is changed then.
+        ValueError: of a batch norm and the activation it took over only one is in ``model`` (``model`` is only a part
+            of what was accelerated, or was edited since); nothing is changed then.
     """
-    _check_model(model)
+    check_model(model)
     marked = {id(module): (name, module) for name, module in walk(model) if _MARK in module.__dict__}
-    pairs = _pairs(model, set(marked))
-    paired = {id(half) for norm, fusion in pairs for half in (norm, fusion.sequential._modules[fusion.slot])}
+    pairs = _pairs(model)
+    paired = {id(half) for norm, fused in pairs for half in (norm, fused.layer)}
     for key, (name, module) in marked.items():
-        if type(module) in (BatchNormAct2d, FusedIdentity) and key not in paired:
+        if isinstance(module, (BatchNormAct2d, FusedIdentity)) and key not in paired:
             raise ValueError(
-                f"{name or 'model'} ({type(module).__name__}) is not beside the other half of its batch norm + "
+                f"{name or 'model'} ({type(module).__name__}) is without the other half of its batch norm + "
                 "activation pair: restore the whole model that was accelerated"
             )
-    for norm, fusion in pairs:
+    for _, fused in pairs:
+        original: Any = fused.layer.original
         # the original was out of reach of model.train() and model.eval()
-        fusion.activation.training = fusion.sequential._modules[fusion.slot].training
-        fusion.sequential._modules[fusion.slot] = fusion.activation
-        del norm.activation, norm.negative_slope
+        original[0].training = fused.layer.training
+        fused.parent._modules[fused.slot] = original[0]
     for _, module in marked.values():
-        if type(module) in _ORIGINALS:
-            delattr(module, _MARK)
+        delattr(module, _MARK)
+        if isinstance(module, BatchNormAct2d):
+            del module.activation, module.negative_slope
+        if type(module) in _ORIGINALS:  # a norm that was made to synchronise since goes on, without activation
             module.__class__ = _ORIGINALS[type(module)]
 
 
-def _pairs(model: nn.Module, marked: set[int]) -> list[tuple[BatchNormAct2d, Fusion]]:
-    """Every batch norm that :func:`accelerate` fused, with the activation to put back after it."""
-    pairs: list[tuple[BatchNormAct2d, Fusion]] = []
-    for sequential in (module for _, module in walk(model) if isinstance(module, nn.Sequential)):
-        children = list(sequential._modules.items())
-        for (_, norm), (slot, placeholder) in itertools.pairwise(children):
-            if not isinstance(norm, BatchNormAct2d) or not isinstance(placeholder, FusedIdentity):
-                continue
-            if {id(norm), id(placeholder)} <= marked:
-                original: Any = placeholder.original
-                pairs.append((norm, Fusion(sequential, slot, original[0])))
-    return pairs
+def _pairs(model: nn.Module) -> list[tuple[nn.Module, Neighbour]]:
+    """Every batch norm that :func:`accelerate` fused, with the place where its activation was."""
+    modules = [module for _, module in walk(model)]
+    inside = {id(module) for module in modules}
+    places = ((parent, slot, child) for parent in modules for slot, child in parent._modules.items())
+    return [
+        (child.__dict__[_MARK][0], Neighbour(parent, slot, child))
+        for parent, slot, child in places
+        if type(child) is FusedIdentity and _MARK in child.__dict__ and id(child.__dict__[_MARK][0]) in inside
+    ]
 
 
-def _check_model(model: nn.Module) -> None:
+def is_accelerated(model: nn.Module) -> bool:
+    """Whether :func:`accelerate` replaced anything in ``model``."""
+    return any(_MARK in module.__dict__ for _, module in walk(model))
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise TypeError unless ``model`` is a module that can be changed."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -186,13 +204,13 @@ def _check_model(model: nn.Module) -> None:
         )
 
 
-def _fuse(norm: Any, fusion: Fusion) -> None:
-    activation = fusion.activation
+def _fuse(norm: Any, fusion: Neighbour) -> None:
+    activation = fusion.layer
     norm.__class__ = BatchNormAct2d
     norm.activation = ACTIVATIONS[type(activation)]
     norm.negative_slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.01
     placeholder = FusedIdentity(activation)
     placeholder.training = activation.training
-    for module in (norm, placeholder):
-        setattr(module, _MARK, True)
-    fusion.sequential._modules[fusion.slot] = placeholder
+    setattr(norm, _MARK, True)
+    setattr(placeholder, _MARK, (norm,))
+    fusion.parent._modules[fusion.slot] = placeholder

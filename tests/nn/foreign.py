@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,14 +84,22 @@ class UNet(nn.Module):
         return self.out(self.merge(torch.cat((skip, deep), 1)))
 
 
+def torchvision_models() -> Any:
+    """``torchvision.models``; skips where torchvision is missing or was built for another torch (a RuntimeError)."""
+    try:
+        return importlib.import_module("torchvision.models")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision cannot be imported: {error}", allow_module_level=True)
+
+
 def fcn_head() -> nn.Module:
-    head = pytest.importorskip("torchvision").models.segmentation.fcn.FCNHead(16, 5)
+    head = torchvision_models().segmentation.fcn.FCNHead(16, 5)
     head[3].p = 0.0  # dropout would draw other numbers in every call
     return head
 
 
 def deeplab_head() -> nn.Module:
-    segmentation = pytest.importorskip("torchvision").models.segmentation
+    segmentation = torchvision_models().segmentation
     head = segmentation.deeplabv3.DeepLabHead(16, 5, atrous_rates=(1, 2, 3))
     for module in head.modules():
         if isinstance(module, nn.Dropout):

@@ -1,0 +1,121 @@
+"""Fold batch norms into the convolutions before them, for inference."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastgan.nn.conv import Conv2d, ConvTranspose2d
+from fastgan.nn.neighbours import Neighbours, walk
+from fastgan.nn.norm import BatchNormAct2d
+from fastgan.nn.surgery import accelerate, check_model, is_accelerated, restore
+from fastgan.nn.sync_norm import SyncBatchNormAct2d
+
+__all__ = ["fold_batch_norm"]
+
+_CONVOLUTIONS = (Conv2d, ConvTranspose2d, nn.Conv2d, nn.ConvTranspose2d)
+_NORMS = (BatchNormAct2d, SyncBatchNormAct2d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy of ``model``, which is in eval mode, with batch norms folded into the convolutions before them.
+
+    In eval mode a batch norm is ``y * scale + shift`` per channel, ``scale = weight / sqrt(running_var + eps)``,
+    ``shift = bias - running_mean * scale``; so the convolution's weight is multiplied by ``scale`` along its output
+    channels and its bias becomes ``bias * scale + shift``. The activation of a
+    :class:`fastgan.nn.BatchNormAct2d` stays behind in its place as ``nn.ReLU`` or ``nn.LeakyReLU``; any other folded
+    norm leaves ``nn.Identity``. Outputs are the same up to rounding.
+
+    Folded is every ``Conv2d`` and ``ConvTranspose2d`` (torch's or fastgan's) that is directly followed by a
+    ``BatchNorm2d`` or ``BatchNormAct2d`` (or their synchronised forms) with running statistics, in the sense of
+    :func:`fastgan.accelerate`: in an ``nn.Sequential``, or in one straight line of a ``forward`` that torch.fx can
+    trace. What has hooks (the old spectral_norm, pruning), parametrisations or a ``forward`` of its own stays.
+    ``print(model)`` shows what is left. An accelerated model comes back accelerated.
+
+    ``torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)`` reads the norm's numbers and cannot see an activation: with
+    a BatchNormAct2d it returns the convolution *without* the activation. Use this function instead, or put the
+    activation back yourself.
+
+    Args:
+        model: any module with all of its parts in eval mode; it is not changed.
+
+    Returns:
+        A deep copy; the folded norms' keys are gone from its state_dict, and a folded convolution has a bias.
+
+    Raises:
+        TypeError: ``model`` is not a module, or is a TorchScript module.
+        ValueError: a part of it is in training mode, or a norm after a convolution has no running statistics.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()).eval()
+        >>> fold_batch_norm(model)
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+          (1): Identity()
+          (2): ReLU()
+        )
+    """
+    check_model(model)
+    for name, module in walk(model):
+        if module.training:
+            raise ValueError(f"{name or 'model'} is in training mode: batch norms fold only after model.eval()")
+    folded = copy.deepcopy(model)
+    accelerated = is_accelerated(folded)
+    restore(folded)
+    neighbours = Neighbours(folded, _CONVOLUTIONS, modes=(False,))
+    pairs = []
+    for name, convolution in walk(folded):
+        if type(convolution) not in _CONVOLUTIONS:
+            continue
+        found = neighbours.after(convolution, _NORMS)
+        if isinstance(found, str) or not _is_untouched(convolution) or not _is_untouched(found.layer):
+            continue
+        if found.layer.running_mean is None or found.layer.running_var is None:
+            raise ValueError(
+                f"the {type(found.layer).__name__} after {name or 'model'} has no running statistics to fold"
+            )
+        pairs.append((convolution, found))
+    for convolution, found in pairs:
+        _fold(convolution, found.layer)
+        found.parent._modules[found.slot] = _activation_of(found.layer).eval()
+    if accelerated:
+        accelerate(folded)
+    return folded
+
+
+def _is_untouched(layer: nn.Module) -> bool:
+    """Whether calling ``layer`` runs its class's forward and nothing else."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not any(getattr(layer, name) for name in hooks) and not {"forward", "_conv_forward"} & set(layer.__dict__)
+
+
+@torch.no_grad()
+def _fold(convolution: Any, norm: Any) -> None:
+    """Computed in float64 and rounded once."""
+    weight, bias = convolution.weight, convolution.bias
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = (0.0 if bias is None else bias.double()) - norm.running_mean.double()
+    shift = shift * scale + (0.0 if norm.bias is None else norm.bias.double())
+    if convolution.transposed:  # [C_in, C_out / groups, kH, kW], group by group along C_in
+        groups = weight.double().unflatten(0, (convolution.groups, -1))
+        product = (groups * scale.view(convolution.groups, 1, -1, 1, 1)).flatten(0, 1)
+    else:
+        product = weight.double() * scale.view(-1, 1, 1, 1)
+    like = torch.empty_like(weight).copy_(product)  # dtype and memory format
+    convolution.weight = nn.Parameter(like, weight.requires_grad)
+    requires_grad = weight.requires_grad if bias is None else bias.requires_grad
+    convolution.bias = nn.Parameter(shift.to(weight.dtype if bias is None else bias.dtype), requires_grad)
+
+
+def _activation_of(norm: nn.Module) -> nn.Module:
+    if isinstance(norm, BatchNormAct2d) and norm.activation == "relu":
+        return nn.ReLU()
+    if isinstance(norm, BatchNormAct2d) and norm.activation == "leaky_relu":
+        return nn.LeakyReLU(norm.negative_slope)
+    return nn.Identity()

@@ -1,12 +1,15 @@
-# `make help` lists the targets. Variables to override: PYTHON, TORCH, FASTGAN_BUILD, DEMO.
+# `make help` lists the targets. Variables to override: PYTHON, TORCH, OLDEST_TORCH, FASTGAN_BUILD, DEMO.
 PYTHON ?= python3
 # What pip is asked for, as requirements: for instance TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 # auto, off, cpu or cuda: what setup.py compiles
 FASTGAN_BUILD ?= auto
+# the oldest that is supported, for `make wheels`
+OLDEST_TORCH ?= torch==2.11.0
 DEMO ?= train cgan --data digits --out runs/demo --overwrite --batch-size 32 --steps 900 --minutes 4 --save-every 150
 
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
@@ -14,7 +17,7 @@ SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 export FASTGAN_BUILD
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench gpu clean
+.PHONY: help install demo test check wheels bench gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -42,6 +45,12 @@ check: install  ## lint, formatting, types, structure, the README's examples
 	$(BIN)/python -m pytest -q tests/test_structure.py
 	if [ -f README.md ]; then $(BIN)/python -m doctest -o ELLIPSIS -o NORMALIZE_WHITESPACE README.md; fi
 
+wheels: install  ## build the wheel beside this torch and the oldest supported one, test each beside both
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $(OLDEST_TORCH) 'setuptools>=77' wheel ninja \
+		numpy 'typer>=0.15' pytest pytest-timeout pytest-xdist hypothesis expecttest
+	$(BIN)/python -m tests.wheels $(BIN)/python $(OLDEST)/bin/python
+
 bench: install  ## compare every case of bench/ with torch on this machine
 	$(BIN)/python -m bench
 
@@ -49,6 +58,6 @@ gpu:  ## on a GPU machine whose python3 holds torch: everything that needs the G
 	bash bench/gpu.sh
 
 clean:  ## remove what was built and cached, .venv included
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f fastgan/*.so fastgan/_build_info.py
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

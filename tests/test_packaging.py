@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +17,7 @@ import torch
 
 from fastgan.version import __version__
 from tests.checks import assert_rule
+from tests.wheels import build_sdist, build_wheel, clean_environment, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +37,7 @@ loss = functional.binary_cross_entropy_with_logits(input, 1.0)
 loss.backward()
 answer = {
     "file": fastgan.__file__, "version": fastgan.__version__, "native": native.native_reason("cpu"),
-    "info": native.build_info(), "loss": loss.item(), "grad": input.grad.tolist(),
+    "info": fastgan.build_info(), "loss": loss.item(), "grad": input.grad.tolist(),
 }
 if answer["native"] is None:
     answer["native_loss"] = torch.ops.fastgan_native.bce_with_logits(input.detach(), None, 1.0, 1, True)[0].item()
@@ -59,42 +60,22 @@ def assert_right(answer):
         assert_rule("native loss", torch.tensor(answer["native_loss"]), torch_loss, loss)
 
 
-def run(command, **kwargs):
-    """Runs a command and returns what it printed; its output is the message if it fails."""
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, **kwargs)
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout + result.stderr
-
-
-def environment(**changes):
-    """This process's environment without what would steer the build, plus ``changes``."""
-    drop = ("FASTGAN_", "PYTHON", "PIP_", "PYTEST_", "COVERAGE_", "CXX", "CC", "TRITON_")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(drop)}
-    return {**kept, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **changes}
-
-
-def build_wheel(sdist, folder, **changes):
-    """A wheel made from the sdist alone, and what the build printed."""
-    command = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
-    output = run([*command, "-w", folder, sdist], env=environment(**changes), cwd=folder)
-    (wheel,) = folder.glob("*.whl")
-    return wheel, output
-
-
-def use_wheel(wheel, folder):
-    """Installs the wheel in an empty environment that sees this one's torch, and uses it from another folder."""
+def use(package, folder, *options, **changes):
+    """Installs a wheel or an sdist in an empty environment that sees this one's torch, and uses it from another
+    folder."""
     run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"])
     python = folder / "venv/bin/python"
     site = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]).strip())
     # A plain path entry, read after the environment's own packages: torch is found, and .pth files there are not run.
     (site / "outer.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--ignore-installed", wheel]
-    run(command, env=environment(), cwd=folder)
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--ignore-installed"]
+    run([*command, *options, package], env=clean_environment(**changes), cwd=folder)
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    output = run([python, "-W", "error", "-c", USE], env=environment(), cwd=elsewhere)
+    output = run([python, "-W", "error", "-c", USE], env=clean_environment(), cwd=elsewhere)
     answer = json.loads(output.splitlines()[-1])
     assert Path(answer["file"]).is_relative_to(folder / "venv"), "imported from somewhere else"
+    assert (Path(answer["file"]).parent / "py.typed").is_file()
     assert answer["version"] == __version__
     assert_right(answer)
     return answer
@@ -102,14 +83,7 @@ def use_wheel(wheel, folder):
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
-    """The sdist, built from a copy, so that nothing is written beside the sources."""
-    folder = tmp_path_factory.mktemp("sdist")
-    leave_out = shutil.ignore_patterns(
-        ".*", "build", "dist", "runs", "shared", "*.egg-info", "*.so", "__pycache__", "_build_info.py"
-    )
-    shutil.copytree(ROOT, folder / "copy", ignore=leave_out)
-    run([sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", folder, folder / "copy"], env=environment())
-    return folder / f"fastgan-{__version__}.tar.gz"
+    return build_sdist(tmp_path_factory.mktemp("sdist"))
 
 
 def test_sdist_holds_sources_and_tests(sdist):
@@ -126,32 +100,74 @@ def test_sdist_holds_sources_and_tests(sdist):
     assert not [name for name in names if name.endswith((".so", "_build_info.py", ".pyc"))]
 
 
+#: C++ names of torch's own namespaces: not part of the stable ABI, which is C.
+UNSTABLE = re.compile(r"_ZN?K?(2at|3c10|5torch|8caffe2)")
+
+
+def foreign_symbols(wheel, folder):
+    """What the compiled module expects of the libraries that it is loaded beside."""
+    library = zipfile.ZipFile(wheel).extract("fastgan/_native_cpu.abi3.so", folder)
+    return [line.split()[-1] for line in run(["nm", "-D", "--undefined-only", library]).splitlines()]
+
+
 def test_wheel_with_compiled_module(sdist, tmp_path):
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler")
-    wheel, output = build_wheel(sdist, tmp_path, FASTGAN_BUILD="cpu")
+    wheel, output = build_wheel(sys.executable, sdist, tmp_path, FASTGAN_BUILD="cpu")
     assert wheel.name.startswith(f"fastgan-{__version__}-cp310-abi3-")
     assert "fastgan: native cpu: built" in output
     assert "fastgan: native cuda: not built: FASTGAN_BUILD=cpu" in output
     names = zipfile.ZipFile(wheel).namelist()
     assert "fastgan/_native_cpu.abi3.so" in names
     assert not [name for name in names if name.partition("/")[0] not in ("fastgan", f"fastgan-{__version__}.dist-info")]
-    answer = use_wheel(wheel, tmp_path)
+    needed = foreign_symbols(wheel, tmp_path)
+    assert any(symbol.startswith("aoti_torch_") for symbol in needed)
+    assert not [symbol for symbol in needed if UNSTABLE.match(symbol)]
+    answer = use(wheel, tmp_path)
     assert answer["native"] is None
+    assert answer["info"]["native_cpu"] == "loaded"
     assert answer["info"]["build"]["FASTGAN_BUILD"] == "cpu"
+
+
+def test_pure_python_wheel(sdist, tmp_path):
+    wheel, output = build_wheel(sys.executable, sdist, tmp_path, FASTGAN_BUILD="off")
+    assert wheel.name == f"fastgan-{__version__}-py3-none-any.whl"
+    assert "fastgan: native cpu: not built: FASTGAN_BUILD=off when fastgan was installed" in output
+    answer = use(wheel, tmp_path)
+    assert answer["info"]["native_cpu"] == answer["native"]
+    assert answer["native"] == "the native cpu module was not built: FASTGAN_BUILD=off when fastgan was installed"
+
+
+def test_install_from_the_sdist(sdist, tmp_path):
+    """With the compiled module, beside the torch that is there."""
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    answer = use(sdist, tmp_path, "--no-build-isolation", "--no-cache-dir", FASTGAN_BUILD="cpu")
+    assert answer["native"] is None
+
+
+def test_install_from_the_sdist_in_isolation(sdist, tmp_path):
+    """pip's default: a build environment of its own, without torch, so a pure Python package."""
+    requirement = re.search(r'requires = \["(setuptools[^"]*)"\]', (ROOT / "pyproject.toml").read_text())[1]
+    index = tmp_path / "index"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(index), requirement]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip(f"no package index here serves {requirement}")
+    answer = use(sdist, tmp_path, "--no-cache-dir", PIP_FIND_LINKS=str(index))
+    assert answer["native"].startswith("the native cpu module was not built: torch cannot be imported while building")
 
 
 def test_wheel_without_compiler(sdist, tmp_path):
     nothing = tmp_path / "no-compiler-here"
     nothing.mkdir()
     changes = {"PATH": str(nothing), "CXX": str(nothing / "c++"), "CC": str(nothing / "cc")}
-    wheel, output = build_wheel(sdist, tmp_path, FASTGAN_BUILD="auto", **changes)
+    wheel, output = build_wheel(sys.executable, sdist, tmp_path, FASTGAN_BUILD="auto", **changes)
     assert wheel.name == f"fastgan-{__version__}-py3-none-any.whl"
     reason = next(line for line in output.splitlines() if "fastgan: native cpu: not built: " in line)
     assert "does not start" in reason
     names = zipfile.ZipFile(wheel).namelist()
     assert not [name for name in names if name.endswith(".so") or "test" in name or name.startswith("csrc")]
-    answer = use_wheel(wheel, tmp_path)
+    answer = use(wheel, tmp_path)
     assert answer["native"].startswith("the native cpu module was not built: the C++ compiler")
 
 
@@ -164,8 +180,9 @@ def unpacked(sdist, tmp_path):
 
 def setup_py(unpacked, **changes):
     """Runs ``python setup.py build``. Returns its exit code and what it printed."""
+    environment = clean_environment(**changes)
     result = subprocess.run(
-        [sys.executable, "setup.py", "build"], cwd=unpacked, env=environment(**changes), capture_output=True, text=True
+        [sys.executable, "setup.py", "build"], cwd=unpacked, env=environment, capture_output=True, text=True
     )
     return result.returncode, result.stdout + result.stderr
 

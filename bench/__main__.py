@@ -1,4 +1,4 @@
-"""``python -m bench [run | report FILE | trainer]``."""
+"""``python -m bench [run | report FILE | compiled | trainer]``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--graphs", action="store_true", help="time CUDA graphs too: kernels without the host's share")
     report = commands.add_parser("report", help="print a result file as Markdown")
     report.add_argument("file", type=Path)
+    compiled = commands.add_parser("compiled", help="our networks under torch.compile beside themselves, on a CPU")
+    compiled.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
+    compiled.add_argument("--rounds", type=int, default=30, metavar="N", help="default: %(default)s")
     trainer = commands.add_parser("trainer", help="what the trainer costs beside networks and optimizers, on a CPU")
     trainer.add_argument("--model", default="cgan", help="default: %(default)s")
     trainer.add_argument("--data", default="digits", help="default: %(default)s")
@@ -88,6 +91,10 @@ def main(argv: Sequence[str]) -> int:
     if args.command == "report":
         print(markdown(json.loads(args.file.read_text())), end="")
         return 0
+    if args.command == "compiled":
+        from bench.compiled import main as compiled_main
+
+        return compiled_main(args.batch_size, args.rounds)
     if args.command == "trainer":
         from bench.trainer import main as trainer_main
 

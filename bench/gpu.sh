@@ -70,7 +70,7 @@ tests() {
     "$PYTHON" -c 'import xdist' 2>/dev/null && parallel=(-n 8)
     # What runs on the CPU alone, in processes of its own, is left out: the minutes are the GPU's.
     local left_out=(--ignore tests/commands --ignore tests/data --ignore tests/evaluation
-        --ignore tests/training/test_durability.py)
+        --ignore tests/distributed --ignore tests/test_processes.py --ignore tests/training/test_durability.py)
     "$PYTHON" -m pytest -q -p no:cacheprovider -m 'not slow' "${parallel[@]}" "${left_out[@]}" tests
 }
 

@@ -93,10 +93,32 @@ def _run(op: str, *args: Any) -> Any:
     backend = select(op, *args)
     for calls in _traces:
         calls.append((op, backend.name))
-    if torch.is_grad_enabled():  # called bare, as an exported program does: gradients live in the Functions outside
-        with torch.no_grad():
-            return backend.run(*args)
-    return backend.run(*args)
+    if not torch.is_grad_enabled():
+        return backend.run(*args)
+    # Called by itself, as an exported program does: gradients live in the Functions outside.
+    with torch.no_grad():
+        result = backend.run(*args)
+    source = next((arg for arg in args if isinstance(arg, torch.Tensor) and arg.requires_grad), None)
+    if source is None:
+        return result
+    outputs = _NoGradient.apply(op, source, *(result if isinstance(result, tuple) else (result,)))
+    return outputs if isinstance(result, tuple) else outputs[0]
+
+
+class _NoGradient(torch.autograd.Function):
+    """(op, a tensor that requires a gradient, outputs) -> the outputs, whose gradient is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, op: str, source: torch.Tensor, *outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.op = op
+        return tuple(output.view_as(output) for output in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        raise RuntimeError(
+            f"torch.ops.fastgan.{ctx.op} has no gradient where it is called by itself, as in an exported program: "
+            "train the model that was exported"
+        )
 
 
 def select(op: str, *args: Any) -> Backend:

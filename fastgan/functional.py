@@ -307,11 +307,14 @@ def binary_cross_entropy_with_logits(
         0.6931
     """
     kind = _bce_checks.parse_reduction(size_average, reduce, reduction)
+    if isinstance(target, float):
+        target = float.fromhex(target.hex())  # the same number, but never a compiler's symbol of one
     _bce_checks.check(input, target, weight, pos_weight)
     input, target, weight, pos_weight = autocast_wide(input, target, weight, pos_weight)
     if torch.onnx.is_in_onnx_export():
         labels = target if isinstance(target, torch.Tensor) else torch.full_like(input, float(target))
-        return F.binary_cross_entropy_with_logits(input, labels, weight, None, None, reduction, pos_weight)
+        name = ("none", "mean", "sum")[kind]
+        return F.binary_cross_entropy_with_logits(input, labels, weight, reduction=name, pos_weight=pos_weight)
     if isinstance(target, torch.Tensor):
         return _bce.bce_with_logits(input, target, 0.0, weight, pos_weight, kind)
     return _bce.bce_with_logits(input, None, round_to(input.dtype, float(target)), weight, pos_weight, kind)

@@ -15,15 +15,22 @@ Forward = Callable[..., torch.Tensor]
 def leaf(forward: Forward) -> Forward:
     """A module's ``forward`` of which :func:`torch.fx.symbolic_trace` records a ``call_module`` node.
 
-    Tracers take the modules of ``torch.nn`` for leaves by their package's name; ours say so themselves.
+    Tracers take the modules of ``torch.nn`` for leaves by their package's name; ours say so themselves. A subclass, or
+    a layer with hooks, is traced through: its code and its hooks have seen the proxies already.
     """
 
     @functools.wraps(forward)
     def call(self: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        # traced as the root, the layer is what is to be seen
-        if isinstance(input, Proxy) and getattr(input.tracer, "root", None) is not self:
-            tracer = input.tracer
-            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input, *args), kwargs)
-        return forward(self, input, *args, **kwargs)
+        proxy = next((value for value in (input, *args, *kwargs.values()) if isinstance(value, Proxy)), None)
+        if proxy is None or not _is_plain(self) or getattr(proxy.tracer, "root", None) is self:
+            return forward(self, input, *args, **kwargs)
+        tracer = proxy.tracer
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (input, *args), kwargs)
 
     return call
+
+
+def _is_plain(module: Any) -> bool:
+    return type(module).__module__.startswith("fastgan.nn.") and not (
+        module._forward_hooks or module._forward_pre_hooks
+    )

@@ -91,6 +91,31 @@ def test_batch_norm(activation, training, dynamic):
     assert int(layer.num_batches_tracked) == 3 * training
 
 
+@pytest.mark.parametrize("frozen", [False, True], ids=["no_grad", "frozen"])
+def test_training_mode_without_gradients(frozen):
+    """Fakes under no_grad, a frozen discriminator: the statistics move as eager's."""
+    network = nn.Sequential(
+        fastgan.nn.ConvTranspose2d(4, 3, 4, 2, 1), fastgan.nn.BatchNormAct2d(3), fastgan.nn.Conv2d(3, 1, 3)
+    )
+    network.double().requires_grad_(not frozen)
+    eager, fast = copy.deepcopy(network), compiled(network)
+    for _ in range(2):
+        x = draw(3, 4, 5, 5)
+        with torch.set_grad_enabled(frozen):
+            assert_tight("output", fast(x), eager(x))
+            loss = compiled(lambda logits: functional.binary_cross_entropy_with_logits(logits, 1.0))
+            assert_tight("loss", loss(x), functional.binary_cross_entropy_with_logits(x, 1.0))
+    for mine, expected in zip(network.buffers(), eager.buffers(), strict=True):
+        assert torch.equal(mine, expected)
+
+
+def test_smoothed_labels_that_change():
+    fast = compiled(functional.binary_cross_entropy_with_logits)
+    for target in (0.9, 0.95, 0.97, 1.0):
+        x = torch.randn(5, requires_grad=True)
+        assert torch.equal(fast(x, target), functional.binary_cross_entropy_with_logits(x, target))
+
+
 NETWORKS = {
     "gan": (models.GANGenerator, models.GANDiscriminator),
     "dcgan": (models.DCGANGenerator, models.DCGANDiscriminator),

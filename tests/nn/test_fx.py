@@ -144,3 +144,31 @@ def test_a_graph_of_an_accelerated_model() -> None:
     graph, x = fx.symbolic_trace(copy.deepcopy(model)), torch.randn(2, 3, 5, 5)
     assert torch.equal(graph(x), model(x))
     assert nodes(graph, "call_module")[:2] == ["0", "1"]
+
+
+class Doubled(fastgan.nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
+@pytest.mark.parametrize("what", ["forward hook", "pre-hook", "subclass"])
+def test_hooks_and_subclasses_act_once(what: str) -> None:
+    layer = Doubled(3, 4, 3) if what == "subclass" else fastgan.nn.Conv2d(3, 4, 3)
+    if what == "forward hook":
+        layer.register_forward_hook(lambda _m, _i, output: output * 2)
+    if what == "pre-hook":
+        layer.register_forward_pre_hook(lambda _m, inputs: (inputs[0] * 3,))
+    model, x = nn.Sequential(layer), torch.randn(2, 3, 5, 5)
+    assert torch.equal(fx.symbolic_trace(model)(x), model(x))
+
+
+def test_a_proxy_in_any_place_makes_a_node() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss = fastgan.nn.BCEWithLogitsLoss()
+
+        def forward(self, target: Tensor) -> Tensor:
+            return self.loss(torch.zeros(3), target)
+
+    assert nodes(fx.symbolic_trace(Model()), "call_module") == ["loss"]

@@ -84,12 +84,18 @@ class BatchNormActEvalWithJvp(BatchNormActEval):
     """Differentiable in forward mode too."""
 
     @staticmethod
+    def forward(*args: Any) -> torch.Tensor:  # torch binds the arguments to names in every call: the fewer, the faster
+        return BatchNormActEval.forward(*args)
+
+    @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor | None) -> torch.Tensor | None:
         return _tangent(ctx, False, tangents[:3])
 
 
 def train(*args: Any) -> torch.Tensor:
     """The output by batch statistics; takes BatchNormActTrain's arguments."""
+    if forward_mode.bare(*args[:3]):
+        return _ops.batch_norm_act_train(*args)[0]
     return forward_mode.with_jvp(BatchNormActTrain, BatchNormActTrainWithJvp).apply(*args)[0]
 
 
@@ -117,7 +123,7 @@ def _backward(ctx: Any, grad_output: torch.Tensor | None, training: bool) -> tup
     needed = ctx.needs_input_grad[:3]
     if grad_output is None or not any(needed):
         return None, None, None
-    if torch.is_grad_enabled():
+    if forward_mode.differentiable_backward():
         return _differentiable_backward(ctx, grad_output, training)
     gradients = _ops.batch_norm_act_backward(
         grad_output, input, weight, bias, mean, rstd, training, ctx.activation, ctx.negative_slope

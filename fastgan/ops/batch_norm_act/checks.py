@@ -53,6 +53,11 @@ def check_tensors(
     for name, vector in vectors.items():
         if vector is not None:
             _check_vector(name, vector, input, channels)
+            if name.startswith("running") and vector.requires_grad and torch.is_grad_enabled():
+                raise RuntimeError(
+                    f"The function 'batch_norm_act' is not differentiable with respect to argument '{name}'. "
+                    "This input cannot have requires_grad True."
+                )
 
 
 def check_pair(running_mean: torch.Tensor | None, running_var: torch.Tensor | None) -> None:

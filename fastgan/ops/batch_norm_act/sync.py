@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from fastgan.ops.common import activation as act
+from fastgan.ops.common import forward_mode
 from fastgan.ops.common.dtypes import accumulate_type
 
 _ops = torch.ops.fastgan
@@ -76,7 +77,7 @@ class SyncBatchNormActTrain(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor | None, *_unused: Any) -> tuple[Any, ...]:
         if grad_output is None or not any(ctx.needs_input_grad[:3]):
             return (None,) * 10
-        run = _differentiable_backward if torch.is_grad_enabled() else _backward
+        run = _differentiable_backward if forward_mode.differentiable_backward() else _backward
         return (*run(ctx, grad_output), *(None,) * 7)
 
 

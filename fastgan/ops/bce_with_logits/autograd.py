@@ -28,8 +28,10 @@ def bce_with_logits(
 ) -> torch.Tensor:
     """The loss; ``target_value`` counts where there is no target tensor."""
     need_grad = torch.is_grad_enabled() and input.requires_grad
-    function = forward_mode.with_jvp(BCEWithLogits, BCEWithLogitsWithJvp)
-    return function.apply(input, target, target_value, weight, pos_weight, reduction, need_grad)[0]
+    arguments = (input, target, target_value, weight, pos_weight, reduction, need_grad)
+    if forward_mode.bare(input, target):
+        return _ops.bce_with_logits(*arguments)[0]
+    return forward_mode.with_jvp(BCEWithLogits, BCEWithLogitsWithJvp).apply(*arguments)[0]
 
 
 class BCEWithLogits(torch.autograd.Function):
@@ -58,7 +60,8 @@ class BCEWithLogits(torch.autograd.Function):
         need_input, need_target = ctx.needs_input_grad[:2]
         if grad_loss is None:
             return (None,) * 7
-        if not need_target and not torch.is_grad_enabled():
+        has_gradient = gradient.numel() or not input.numel()  # under vmap forward cannot know that it will be needed
+        if has_gradient and not need_target and not forward_mode.differentiable_backward():
             return (_ops.bce_with_logits_backward(gradient, grad_loss, ctx.reduction), *(None,) * 6)
         # Not from the saved gradient: it is a constant, and this may be differentiated again.
         by_input, by_target = reference.partials(
@@ -79,9 +82,21 @@ class BCEWithLogitsWithJvp(BCEWithLogits):
 
     @staticmethod
     def jvp(
-        ctx: Any, input: torch.Tensor | None, target: torch.Tensor | None, *_unused: Any
+        ctx: Any,
+        input: torch.Tensor | None,
+        target: torch.Tensor | None,
+        _value: None,
+        along_weight: torch.Tensor | None,
+        along_pos_weight: torch.Tensor | None,
+        *_unused: Any,
     ) -> tuple[torch.Tensor | None, None]:
         forward_mode.refuse_nested("binary_cross_entropy_with_logits")
+        for name, tangent in (("weight", along_weight), ("pos_weight", along_pos_weight)):
+            if tangent is not None:
+                raise RuntimeError(
+                    "The function 'binary_cross_entropy_with_logits' is not differentiable with respect to argument "
+                    f"'{name}'. This input cannot have a tangent."
+                )
         _, x, t, weight, pos_weight = ctx.saved_tensors
         partials = reference.partials(
             x, ctx.target_value if t is None else t, weight, pos_weight, (input is not None, target is not None)

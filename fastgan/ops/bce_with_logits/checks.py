@@ -49,6 +49,8 @@ def check(
         raise TypeError(f"{name}(): argument 'target' must be Tensor or a number, not {type(target).__name__}")
     elif not math.isfinite(target):
         raise ValueError(f"{name}: target must be finite, but got {target!r}")
+    elif abs(target) > torch.finfo(input.dtype).max:
+        raise RuntimeError(f"value cannot be converted to {input.dtype} without overflow: target is {target!r}")
     for label, tensor in (("target", target), ("weight", weight), ("pos_weight", pos_weight)):
         if tensor is None or (label == "target" and not isinstance(tensor, torch.Tensor)):
             continue

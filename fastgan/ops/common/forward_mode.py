@@ -10,11 +10,27 @@ from typing import Any
 
 import torch
 from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.autograd import forward_ad
 
 
 def with_jvp(function: Any, subclass: Any) -> Any:
     """``subclass``, which is ``function`` with a ``jvp``; ``function`` itself for a compiler."""
     return function if torch.compiler.is_compiling() else subclass
+
+
+def differentiable_backward() -> bool:
+    """Whether a backward that runs now may itself be differentiated: under ``create_graph``, or in forward mode."""
+    if torch.is_grad_enabled():
+        return True
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def bare(*tensors: torch.Tensor | None) -> bool:
+    """Whether a compiler sees a call of which nothing needs a gradient. Then it gets the op alone: it cannot trace a
+    Function that marks an output as not differentiable, unless it needs its backward too."""
+    if not torch.compiler.is_compiling():
+        return False
+    return not torch.is_grad_enabled() or not any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def refuse_nested(name: str) -> None:

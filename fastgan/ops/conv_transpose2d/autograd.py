@@ -106,6 +106,10 @@ class ConvTranspose2dWithJvp(ConvTranspose2d):
     """Differentiable in forward mode too."""
 
     @staticmethod
+    def forward(*args: Any) -> torch.Tensor:  # torch binds the arguments to names in every call: the fewer, the faster
+        return ConvTranspose2d.forward(*args)
+
+    @staticmethod
     def jvp(
         ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
     ) -> torch.Tensor | None:
@@ -162,6 +166,10 @@ class Conv2d(torch.autograd.Function):
 
 class Conv2dWithJvp(Conv2d):
     """Differentiable in forward mode too."""
+
+    @staticmethod
+    def forward(*args: Any) -> torch.Tensor:
+        return Conv2d.forward(*args)
 
     @staticmethod
     def jvp(
@@ -225,6 +233,10 @@ class Conv2dWeight(torch.autograd.Function):
 
 class Conv2dWeightWithJvp(Conv2dWeight):
     """Differentiable in forward mode too."""
+
+    @staticmethod
+    def forward(*args: Any) -> torch.Tensor:
+        return Conv2dWeight.forward(*args)
 
     @staticmethod
     def jvp(ctx: Any, small: torch.Tensor | None, big: torch.Tensor | None, *_: Any) -> torch.Tensor | None:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from fastgan.nn.conv import Conv2d, ConvTranspose2d
 from fastgan.nn.loss import BCEWithLogitsLoss
 from fastgan.nn.neighbours import Neighbour, Neighbours
-from fastgan.nn.norm import BatchNormAct2d, FusedIdentity
+from fastgan.nn.norm import BatchNormAct2d, FusedIdentity, FusedLeakyReLU, FusedReLU
 from fastgan.nn.sync_norm import SyncBatchNormAct2d
 
 SWITCHES: dict[type[nn.Module], type[nn.Module]] = {
@@ -21,7 +21,8 @@ SWITCHES: dict[type[nn.Module], type[nn.Module]] = {
     nn.BCEWithLogitsLoss: BCEWithLogitsLoss,
 }
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}
-_OURS = (*SWITCHES.values(), BatchNormAct2d, SyncBatchNormAct2d, FusedIdentity)
+FUSED: dict[type[nn.Module], type[FusedIdentity]] = {nn.ReLU: FusedReLU, nn.LeakyReLU: FusedLeakyReLU}
+_OURS = (*SWITCHES.values(), BatchNormAct2d, SyncBatchNormAct2d)
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _OUTPUT_HOOKS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -30,9 +31,11 @@ def why_not_type(module: nn.Module, is_root: bool) -> str | None:
     """The reason for a module whose exact type has no counterpart; None where nobody would expect one."""
     kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
-        return "a TorchScript module: its code is fixed; accelerate the model before scripting it"
+        return "a TorchScript module: its code is fixed"
+    if isinstance(module, FusedIdentity):
+        return None
     if type(module) in _OURS:
-        return None if isinstance(module, FusedIdentity) else "is fastgan's already"
+        return "is fastgan's already"
     if isinstance(module, LazyModuleMixin) and isinstance(module, (_ConvNd, _BatchNorm)):
         return "not initialised yet: run the model once, then accelerate it"
     if isinstance(module, (_ConvNd, _BatchNorm)) and parametrize.is_parametrized(module):
@@ -76,6 +79,8 @@ def fusion_of(norm: nn.Module, neighbours: Neighbours) -> Neighbour | str:
 
 def _why_not_pair(norm: nn.Module, activation: nn.Module) -> str | None:
     kind = type(activation).__name__
+    if any(getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in _OUTPUT_HOOKS):
+        return "hooks on all modules would see the activated output"
     if any(getattr(norm, hooks) for hooks in _OUTPUT_HOOKS):
         return "has hooks, which would see the activated output"
     if "forward" in norm.__dict__ or "forward" in activation.__dict__:

@@ -32,7 +32,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     Folded is every ``Conv2d`` and ``ConvTranspose2d`` (torch's or fastgan's) that is directly followed by a
     ``BatchNorm2d`` or ``BatchNormAct2d`` (or their synchronised forms) with running statistics, in the sense of
     :func:`fastgan.accelerate`: in an ``nn.Sequential``, or in one straight line of a ``forward`` that torch.fx can
-    trace. What has hooks (the old spectral_norm, pruning), parametrisations or a ``forward`` of its own stays.
+    trace, in the one place of its code that names them. Where other code uses the convolution's output, parameters or
+    the layers themselves, the pair stays; so does one whose product overflows its dtype. What has hooks (the old
+    spectral_norm, pruning), parametrisations or a ``forward`` of its own stays.
     ``print(model)`` shows what is left. An accelerated model comes back accelerated.
 
     ``torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)`` reads the norm's numbers and cannot see an activation: with
@@ -48,6 +50,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: ``model`` is not a module, or is a TorchScript module.
         ValueError: a part of it is in training mode, or a norm after a convolution has no running statistics.
+        RuntimeError: torch's, where ``copy.deepcopy`` cannot copy the model: after a forward with gradients the old
+            ``weight_norm``, ``spectral_norm`` and pruning leave a tensor with a history as an attribute.
 
     Example:
         >>> from torch import nn
@@ -80,8 +84,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
             )
         pairs.append((convolution, found))
     for convolution, found in pairs:
-        _fold(convolution, found.layer)
-        found.parent._modules[found.slot] = _activation_of(found.layer).eval()
+        if _fold(convolution, found.layer):
+            found.parent._modules[found.slot] = _activation_of(found.layer).eval()
     if accelerated:
         accelerate(folded)
     return folded
@@ -94,8 +98,8 @@ def _is_untouched(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _fold(convolution: Any, norm: Any) -> None:
-    """Computed in float64 and rounded once."""
+def _fold(convolution: Any, norm: Any) -> bool:
+    """Computed in float64 and rounded once; False, and nothing is changed, where a product overflows."""
     weight, bias = convolution.weight, convolution.bias
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -108,9 +112,12 @@ def _fold(convolution: Any, norm: Any) -> None:
     else:
         product = weight.double() * scale.view(-1, 1, 1, 1)
     like = torch.empty_like(weight).copy_(product)  # dtype and memory format
+    shift = shift.to(weight.dtype if bias is None else bias.dtype)
+    if not (like.isfinite().all() and shift.isfinite().all()):
+        return False
     convolution.weight = nn.Parameter(like, weight.requires_grad)
-    requires_grad = weight.requires_grad if bias is None else bias.requires_grad
-    convolution.bias = nn.Parameter(shift.to(weight.dtype if bias is None else bias.dtype), requires_grad)
+    convolution.bias = nn.Parameter(shift, weight.requires_grad if bias is None else bias.requires_grad)
+    return True
 
 
 def _activation_of(norm: nn.Module) -> nn.Module:

@@ -1,10 +1,9 @@
-"""What the ``forward`` of a module does with its layers: torch.fx graphs of a copy, and the code itself."""
+"""What the ``forward`` of a module does with its layers: torch.fx graphs of a copy."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import dis
 import inspect
 import random
 import sys
@@ -18,7 +17,6 @@ from torch import fx, nn
 
 # Wrappers whose forward calls other processes, devices or a compiler; what they wrap is looked at by itself.
 _TORCH_WRAPPERS = ("torch.nn.", "torch.distributed.", "torch._dynamo.")
-_JUMPS = {*dis.hasjrel, *dis.hasjabs}
 
 
 class Call(NamedTuple):
@@ -29,10 +27,11 @@ class Call(NamedTuple):
 
 
 class Graphs(NamedTuple):
-    """All that was seen: for the id of each layer its calls, innermost caller first; for the id of each module whose
-    forward cannot be traced, why."""
+    """All that was seen: for the id of each layer its calls, innermost caller first, and a module whose forward uses
+    its parameters or buffers; for the id of each module whose forward cannot be traced, why."""
 
     calls: dict[int, list[Call]]
+    tensors: dict[int, nn.Module]
     failures: dict[int, str]
 
 
@@ -49,11 +48,13 @@ class _Tracer(fx.Tracer):
 
 def graphs_of(modules: list[nn.Module], modes: tuple[bool, ...]) -> Graphs:
     """The graphs of every module's own forward with ``training`` as each of ``modes``; outer modules come first."""
-    graphs = Graphs({}, {})
+    graphs = Graphs({}, {}, {})
     for module in reversed(modules):
         try:
             nodes = [node for training in modes for node in _trace(module, training).nodes]
             layers = [called(module, node) for node in nodes]
+            read = [str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"]
+            owners = [module.get_submodule(path) for path in read]
         except Exception as error:  # whatever the model's code raises when it meets proxies
             lines = str(error).strip().splitlines()
             graphs.failures[id(module)] = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
@@ -61,6 +62,7 @@ def graphs_of(modules: list[nn.Module], modes: tuple[bool, ...]) -> Graphs:
         for layer, node in zip(layers, nodes, strict=True):
             if layer is not None:
                 graphs.calls.setdefault(id(layer), []).append(Call(module, node))
+        graphs.tensors.update((id(owner), module) for owner in owners)
     return graphs
 
 
@@ -97,11 +99,12 @@ def _trace(module: nn.Module, training: bool) -> fx.Graph:
 
 @contextlib.contextmanager
 def _unseen() -> Iterator[None]:
-    """What tracing must leave as it was outside the model: random numbers, warnings."""
+    """What tracing must leave as it was outside the model: random numbers, warnings, the gradient mode."""
     numpy = sys.modules.get("numpy")
     python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices), warnings.catch_warnings():
+    grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())  # puts it back when it is left
+    with grad_mode, torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
@@ -114,47 +117,22 @@ def _unseen() -> Iterator[None]:
 def _twin(module: nn.Module) -> nn.Module:
     """A deep copy whose tensors hold no data: what ``forward`` does to the model, it does to the copy."""
     memo: dict[int, Any] = {}
-    for part in module.modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            memo[id(part)] = part  # not entered
+    seen, pending = set(), [module]
+    while pending:
+        value: Any = pending.pop()
+        if id(value) in seen:
             continue
-        for value in (*part._parameters.values(), *part._buffers.values(), *part.__dict__.values()):
-            if isinstance(value, torch.Tensor):
-                empty = torch.empty_like(value, device="meta")
-                is_parameter = isinstance(value, nn.Parameter)
-                memo[id(value)] = nn.Parameter(empty, value.requires_grad) if is_parameter else empty
+        seen.add(id(value))
+        if isinstance(value, torch.jit.ScriptModule):
+            memo[id(value)] = value  # not entered
+        elif isinstance(value, torch.Tensor):
+            empty = torch.empty_like(value, device="meta")
+            is_parameter = isinstance(value, nn.Parameter)
+            memo[id(value)] = nn.Parameter(empty, value.requires_grad) if is_parameter else empty
+        elif isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, (list, tuple, set)):
+            pending += value
+        elif not isinstance(value, (type, types.FunctionType, types.ModuleType)):
+            pending += getattr(value, "__dict__", {}).values()
     return copy.deepcopy(module, memo)
-
-
-def in_one_line(kind: type[nn.Module], names: tuple[str, str]) -> bool:
-    """Whether the code of ``kind`` reads both attributes exactly once, with no branch in between.
-
-    A graph shows one path through the code. This shows that no other path, method or flag runs one without the other.
-    """
-    reads: dict[str, list[tuple[types.CodeType, int]]] = {name: [] for name in names}
-    for code in _codes(kind):
-        for position, step in enumerate(dis.get_instructions(code)):
-            if step.argval in names and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-                reads[step.argval].append((code, position))
-    if any(len(found) != 1 for found in reads.values()):
-        return False
-    (first_code, first), (second_code, second) = (found[0] for found in reads.values())
-    if first_code is not second_code:
-        return False
-    between = list(dis.get_instructions(first_code))[min(first, second) + 1 : max(first, second) + 1]
-    return not any(step.is_jump_target or step.opcode in _JUMPS for step in between)
-
-
-def _codes(kind: type[nn.Module]) -> Iterator[types.CodeType]:
-    """The code of every method but the constructor, its own and inherited, with the functions inside."""
-    for base in kind.__mro__:
-        if base is nn.Module:
-            return
-        for name, member in vars(base).items():
-            function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "__func__", member))
-            if name != "__init__" and isinstance(function, types.FunctionType):
-                pending = [function.__code__]
-                while pending:
-                    code = pending.pop()
-                    yield code
-                    pending += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]

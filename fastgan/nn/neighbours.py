@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from fastgan.nn import graphs
+from fastgan.nn import code, graphs
 
 Slots = dict[int, list[tuple[nn.Module, str]]]
 _NOTHING = "no activation directly after it in a Sequential"
 _NOTHING_IN = "no activation directly after it in"
+_MODULES_OWN = frozenset(vars(nn.Module()))
 _CALLED_ACTIVATIONS = ("relu", "relu_", "leaky_relu", "leaky_relu_")
 
 
@@ -48,6 +49,7 @@ class Neighbours:
 
     def __init__(self, model: nn.Module, kinds: tuple[type[nn.Module], ...], modes: tuple[bool, ...]) -> None:
         self._slots: Slots = {}
+        self._lists = _lists_of(model)
         for _, parent in walk(model):
             for name, child in parent._modules.items():
                 self._slots.setdefault(id(child), []).append((parent, name))
@@ -72,8 +74,10 @@ class Neighbours:
             return _NOTHING
         parent, name = places[0]
         if _is_plain_sequential(parent):
-            return self._in_sequential(layer, parent, name, kinds)
-        return self._why_no_code(layer, parent) or self._in_code(layer, parent, name, kinds)
+            found = self._in_sequential(layer, parent, name, kinds)
+        else:
+            found = self._why_no_code(layer, parent) or self._in_code(layer, parent, name, kinds)
+        return found if isinstance(found, str) else self._why_taken_apart(layer, parent, name, found) or found
 
     def _in_sequential(
         self, layer: nn.Module, parent: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]
@@ -124,13 +128,46 @@ class Neighbours:
         if len(places) > 1 or places[0][0] is not parent:
             return f"{what} is not {type(parent).__name__}'s alone"
         slot = places[0][1]
-        if not graphs.in_one_line(type(parent), (name, slot)):
+        if not code.in_one_line(type(parent), name, slot):
             return f"{type(parent).__name__} does not run it and {what} in one straight line, in one place of its code"
         return Neighbour(parent, slot, follower)
+
+    def _why_taken_apart(self, layer: nn.Module, parent: nn.Module, name: str, found: Neighbour) -> str | None:
+        """Why code further out may use the two layers apart, on a path that no graph shows, or None."""
+        for holder, key in self._lists:
+            if {id(layer), id(found.layer)} & self._lists[holder, key]:
+                return f"{holder}.{key} holds it, or the {type(found.layer).__name__} after it, too"
+        inner, names = {id(parent)}, {name, found.slot}
+        pending = list(self._slots.get(id(parent), []))
+        while pending:
+            outer, key = pending.pop()
+            kind = type(outer).__name__
+            if id(outer) in inner:
+                continue
+            inner.add(id(outer))
+            pending += self._slots.get(id(outer), [])
+            if "forward" in outer.__dict__:
+                return f"the forward of the {kind} further out is replaced on the instance"
+            if _is_plain_sequential(outer) or graphs.is_container(outer) or not graphs.has_own_forward(outer):
+                names.add(key)
+                continue
+            if graphs.is_container(outer.get_submodule(key)):
+                if id(outer) in self._graphs.failures:
+                    return (
+                        f"{kind}.forward, which takes {key} apart, cannot be traced: {self._graphs.failures[id(outer)]}"
+                    )
+            elif (calls := code.only_calls(type(outer), key)) is not True:
+                return f"the code of {kind} " + ("is not at hand" if calls is None else f"does not only call {key}")
+            if code.reaches_into(type(outer), names) or code.opens_elements(type(outer), key):
+                return f"the code of {kind} reaches into its parts"
+            names.add(key)
+        return None
 
     def _seen_after(self, layer: nn.Module) -> nn.Module | str | None:
         """What takes the output of ``layer`` in every graph: one layer, or a reason; None if no graph has it."""
         followers: list[nn.Module] = []
+        if (reader := self._graphs.tensors.get(id(layer))) is not None:
+            return f"its parameters or buffers are used in {type(reader).__name__}.forward"
         for caller, node in self._graphs.calls.get(id(layer), []):
             where = f"{type(caller).__name__}.forward"
             if len(node.users) != 1:
@@ -154,6 +191,26 @@ class Neighbours:
             if len(node.args) != 1 or graphs.called(caller, node.args[0]) is not layer:
                 return f"{type(caller).__name__}.forward"
         return None
+
+
+def _lists_of(model: nn.Module) -> dict[tuple[str, str], set[int]]:
+    """For each plain list, tuple, set or dictionary on a module of ``model``: (type of the module, attribute) and the
+    ids of the modules in it."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for _, module in walk(model):
+        for key, value in vars(module).items():
+            if key not in _MODULES_OWN and not isinstance(value, nn.Module) and (ids := set(_ids_in(value))):
+                found.setdefault((type(module).__name__, key), set()).update(ids)
+    return found
+
+
+def _ids_in(value: Any, depth: int = 4) -> Iterator[int]:
+    """The ids of the modules in nested containers."""
+    if isinstance(value, nn.Module):
+        yield id(value)
+    elif depth and isinstance(value, (list, tuple, set, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _ids_in(item, depth - 1)
 
 
 def _other_kind(follower: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str:

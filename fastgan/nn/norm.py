@@ -123,9 +123,20 @@ class FusedIdentity(nn.Identity):
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
+        for name in ("training", "inplace", "negative_slope"):  # code may ask for them
+            if hasattr(original, name):
+                setattr(self, name, getattr(original, name))
         # in a tuple, so that it is not registered as a child
         self.original = (original,)
 
     def extra_repr(self) -> str:
         """Which activation it stands for."""
         return f"fused: {self.original[0]}"
+
+
+class FusedReLU(FusedIdentity, nn.ReLU):
+    """Stands for an ``nn.ReLU``, and is one to code that asks."""
+
+
+class FusedLeakyReLU(FusedIdentity, nn.LeakyReLU):
+    """Stands for an ``nn.LeakyReLU``, and is one to code that asks."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fastgan.nn import eligibility
-from fastgan.nn.eligibility import ACTIVATIONS, SWITCHES
+from fastgan.nn.eligibility import ACTIVATIONS, FUSED, SWITCHES
 from fastgan.nn.neighbours import Neighbour, Neighbours, walk
 from fastgan.nn.norm import BatchNormAct2d, FusedIdentity
 
@@ -74,20 +74,26 @@ def accelerate(model: nn.Module) -> Report:
     directly followed by a ``ReLU`` or ``LeakyReLU`` module of the same parent: the batch norm then applies the
     activation too and :class:`fastgan.nn.FusedIdentity` stands in the activation's place, so that no key or index
     moves. The two follow each other in an ``nn.Sequential``, or in the Python code of the parent's ``forward``. There
-    torch.fx must be able to trace that forward, in training and eval mode, and the code must name both in one place
-    only, with no branch in between, so that no flag, argument or other method runs one without the other. Where a
-    forward further out can be traced and takes the batch norm's output for anything else, the pair is kept.
+    torch.fx must be able to trace that forward, in training and eval mode, and the source of the class must be at hand
+    and name both in one place only: ``self.act(self.norm(...))``, or ``y = self.norm(...)`` directly before
+    ``y = self.act(y)`` or ``return self.act(y)``. So no flag, argument or other method runs one without the other.
+    The code of the modules further out must only call what is between them and the pair, and a plain list may not hold
+    one of the two; hooks on either, or on all modules, keep the pair too. What is replaced is still torch's layer to
+    ``isinstance``, though not to ``type(layer) is``.
 
     Everything else stays as it is: an activation that several layers share (``self.relu`` in a ResNet's block) or that
     is a function call (``F.relu``) is code, which is not changed. A second call changes nothing. :func:`restore` undoes
     it, in copies and pickles too.
 
-    Tracing runs the forwards on a copy of the model without data; random numbers and hooks stay untouched. No other
-    thread may call a module meanwhile (torch.fx patches ``nn.Module``).
+    Tracing runs the forwards on a copy of the model without data. Random numbers, hooks and the gradient mode stay
+    untouched; what a forward does to its class, to global variables or through a closure over the original, it does.
+    No other thread may call a module meanwhile (torch.fx patches ``nn.Module``).
 
-    One thing cannot be seen: code that cannot be traced, or is outside the model, and takes a batch norm's output past
-    its parent (by iterating over a Sequential, or calling ``sequential[1]`` alone) gets it activated. :func:`restore`
-    such a part.
+    What cannot be seen: access by a computed name (``getattr(self, "b" + "n")``, ``get_submodule``) or by a walk over
+    ``modules()``, code outside the model that takes a batch norm's output past its parent (``model.main[1](x)``,
+    ``model.main[:2]``), and what is changed in the model afterwards. Such code gets the output activated;
+    :func:`restore` the part that it uses. TorchScript (``torch.jit.script``, ``torch.jit.trace``) does not work on
+    fastgan's layers: :func:`restore` the model first.
 
     Args:
         model: any module; it may itself be one such layer.
@@ -96,7 +102,7 @@ def accelerate(model: nn.Module) -> Report:
         A :class:`Report`: what was replaced, what was not and why.
 
     Raises:
-        TypeError: ``model`` is not a module, or is a TorchScript module (accelerate it before scripting it).
+        TypeError: ``model`` is not a module, or is a TorchScript module.
 
     Example:
         >>> from torch import nn
@@ -185,7 +191,7 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Module, Neighbour]]:
     return [
         (child.__dict__[_MARK][0], Neighbour(parent, slot, child))
         for parent, slot, child in places
-        if type(child) is FusedIdentity and _MARK in child.__dict__ and id(child.__dict__[_MARK][0]) in inside
+        if isinstance(child, FusedIdentity) and _MARK in child.__dict__ and id(child.__dict__[_MARK][0]) in inside
     ]
 
 
@@ -199,9 +205,7 @@ def check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
-            "model must not be a TorchScript module: its code is fixed; accelerate the model before scripting it"
-        )
+        raise TypeError("model must not be a TorchScript module: its code is fixed")
 
 
 def _fuse(norm: Any, fusion: Neighbour) -> None:
@@ -209,8 +213,7 @@ def _fuse(norm: Any, fusion: Neighbour) -> None:
     norm.__class__ = BatchNormAct2d
     norm.activation = ACTIVATIONS[type(activation)]
     norm.negative_slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.01
-    placeholder = FusedIdentity(activation)
-    placeholder.training = activation.training
+    placeholder = FUSED[type(activation)](activation)
     setattr(norm, _MARK, True)
     setattr(placeholder, _MARK, (norm,))
     fusion.parent._modules[fusion.slot] = placeholder

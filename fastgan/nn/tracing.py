@@ -21,7 +21,8 @@ def leaf(forward: Forward) -> Forward:
 
     @functools.wraps(forward)
     def call(self: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        proxy = next((value for value in (input, *args, *kwargs.values()) if isinstance(value, Proxy)), None)
+        values = (input, *args, *kwargs.values())
+        proxy: Any = next((value for value in values if isinstance(value, Proxy)), None)
         if proxy is None or not _is_plain(self) or getattr(proxy.tracer, "root", None) is self:
             return forward(self, input, *args, **kwargs)
         tracer = proxy.tracer
@@ -31,6 +32,5 @@ def leaf(forward: Forward) -> Forward:
 
 
 def _is_plain(module: Any) -> bool:
-    return type(module).__module__.startswith("fastgan.nn.") and not (
-        module._forward_hooks or module._forward_pre_hooks
-    )
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return not hooks and type(module).__module__.startswith("fastgan.nn.")

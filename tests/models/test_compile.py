@@ -134,7 +134,6 @@ def inputs(generator, n):
         ("gan", True, False),
         ("dcgan", True, True),
         ("cgan", True, True),
-        ("dcgan", False, False),
         ("cgan", False, False),
     ],
 )

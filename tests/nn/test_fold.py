@@ -130,7 +130,8 @@ class InCode(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return self.norm(y) * 2
+        y = self.norm(y)
+        return y * 2
 
 
 def hooked() -> nn.Module:

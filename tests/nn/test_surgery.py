@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastgan.nn
+from fastgan.nn.norm import FusedReLU
 from fastgan.nn.surgery import Report, accelerate, restore
 from tests.checks import assert_rule
 from tests.nn.foreign import MODELS, ExampleDiscriminator, ExampleGenerator
@@ -93,7 +94,7 @@ def test_everything_stays_the_same_object() -> None:
     assert [type(m) for m in model.main[:3]] == [
         fastgan.nn.ConvTranspose2d,
         fastgan.nn.BatchNormAct2d,
-        fastgan.nn.FusedIdentity,
+        FusedReLU,
     ]
     assert model.main[0] is modules[0] and model.main[1] is modules[1]
     model(torch.randn(2, 12, 1, 1)).sum().backward()

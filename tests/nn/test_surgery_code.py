@@ -90,7 +90,7 @@ def test_a_pair_in_the_code_of_a_forward(name: str) -> None:
     (row,) = accelerate(model).replaced
     assert row == ("0.norm", "BatchNorm2d", "fastgan.nn.BatchNormAct2d with the LeakyReLU in slot act")
     assert (model[0].norm.activation, model[0].norm.negative_slope) == ("leaky_relu", 0.3)
-    assert type(model[0].act) is fastgan.nn.FusedIdentity
+    assert isinstance(model[0].act, fastgan.nn.FusedIdentity)
     torch.testing.assert_close(model(x.clone()), twin(x.clone()))
     torch.testing.assert_close(model.state_dict(), twin.state_dict())
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model):

@@ -114,7 +114,7 @@ MUTANTS = (
            ".to(dtype, copy=True)", ".to(dtype)",
            f"{_T_NORM_GRAD} -k eval_forward"),
     Mutant("second_order_of_constants", f"{_NORM}/autograd.py",
-           "    if torch.is_grad_enabled():\n        return _diff", "    if False:\n        return _diff",
+           "    if forward_mode.differentiable_backward():\n        return _diff", "    if False:\n        return _diff",
            f"{_T_NORM_GRAD} -k 'gradgradcheck or second_order'"),
     Mutant("training_gradient_of_eval_mode", f"{_NORM}/reference.py",
            "    if training and input.numel():", "    if False:",
@@ -174,7 +174,7 @@ MUTANTS = (
            "unlikely = small * likely", "unlikely = 1.0 - likely",
            f"{_T_LOSS} tests/ops/test_triton_bce_with_logits.py -k triton"),
     Mutant("second_order_of_the_loss_lost", f"{_LOSS}/autograd.py",
-           "if not need_target and not torch.is_grad_enabled():", "if not need_target:",
+           "not need_target and not forward_mode.differentiable_backward():", "not need_target:",
            f"{_T_LOSS} -k order"),
     # --- contract and layers
     Mutant("dilation_and_stride_swapped", "fastgan/functional.py",

@@ -130,8 +130,8 @@ def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.M
         ``module`` itself.
 
     Raises:
-        TypeError: a batch norm that may compute something else: a subclass, a parametrised or lazy one, or one whose
-            forward is replaced on the instance; nothing is changed then.
+        TypeError: ``module`` is not a module, or a batch norm in it may compute something else: a subclass, a
+            parametrised or lazy one, or one whose forward is replaced on the instance; nothing is changed then.
 
     Example:
         >>> from torch import nn
@@ -139,6 +139,8 @@ def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.M
         >>> type(convert_sync_batchnorm(model)[1]).__name__, model[1].activation
         ('SyncBatchNormAct2d', 'relu')
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     norms: list[Any] = [(name, child) for name, child in module.named_modules() if isinstance(child, _BatchNorm)]
     for name, norm in norms:
         if type(norm) not in _CONVERTIBLE:

@@ -179,3 +179,8 @@ def test_an_accelerated_model():
     assert type(model[1]) is SyncBatchNormAct2d and model[1].activation == "none"
     assert type(model[2]) is nn.LeakyReLU and model[2].negative_slope == SLOPE
     assert_tight("output", model(x), expected)
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module, got int"):
+        convert_sync_batchnorm(3)

@@ -32,6 +32,11 @@ __all__ = ["batch_norm_act", "binary_cross_entropy_with_logits", "conv2d", "conv
 Ints = int | Sequence[int]
 
 
+def _for_onnx() -> bool:
+    """Whether ``torch.onnx.export`` is at work. torch's own question takes microseconds, so it is asked last."""
+    return (torch.compiler.is_compiling() or torch.jit.is_tracing()) and torch.onnx.is_in_onnx_export()
+
+
 @overridable
 def conv_transpose2d(
     input: torch.Tensor,
@@ -92,7 +97,7 @@ def conv_transpose2d(
         gaps,
     )
     geometry = _geometry.Geometry(steps, before, gaps, groups)
-    run = _conv_reference.conv_transpose2d if torch.onnx.is_in_onnx_export() else _conv.conv_transpose2d
+    run = _conv_reference.conv_transpose2d if _for_onnx() else _conv.conv_transpose2d
     return run(input, weight, bias, size, geometry)
 
 
@@ -153,7 +158,7 @@ def conv2d(
         gaps,
     )
     geometry = _geometry.Geometry(steps, before, gaps, groups)
-    run = _conv_reference.conv2d if torch.onnx.is_in_onnx_export() else _conv.conv2d
+    run = _conv_reference.conv2d if _for_onnx() else _conv.conv2d
     return run(input, weight, bias, size, geometry)
 
 
@@ -203,7 +208,7 @@ def batch_norm_act(
     """
     act = _activation.parse(activation)
     _bn_checks.check(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    if torch.onnx.is_in_onnx_export():
+    if _for_onnx():
         output = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return _activation.apply(output, act, negative_slope)
     if training:
@@ -311,7 +316,7 @@ def binary_cross_entropy_with_logits(
         target = float.fromhex(target.hex())  # the same number, but never a compiler's symbol of one
     _bce_checks.check(input, target, weight, pos_weight)
     input, target, weight, pos_weight = autocast_wide(input, target, weight, pos_weight)
-    if torch.onnx.is_in_onnx_export():
+    if _for_onnx():
         labels = target if isinstance(target, torch.Tensor) else torch.full_like(input, float(target))
         name = ("none", "mean", "sum")[kind]
         return F.binary_cross_entropy_with_logits(input, labels, weight, reduction=name, pos_weight=pos_weight)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 
 from fastgan import functional
-from tests.checks import assert_tight
+from tests.checks import assert_rule, assert_tight
 from tests.ops.test_transforms import CASES, cases, stack
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -41,6 +41,21 @@ def test_autograd_over_vmap(name):
 
     for i, (mine, expected) in enumerate(zip(gradients(ours), gradients(theirs), strict=True)):
         assert_tight(f"argument {i}", mine, expected)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_vmap_of_the_loss_keeps_the_precision_of_the_logits(reduction):
+    """As right as sample by sample where labels are narrower: terms x and -x (label 2) nearly cancel in the sum."""
+    x = 1e4 + torch.rand(3, 1, 20, dtype=torch.float64) * 1e-3 * torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    x, t = x.flatten(1), torch.tensor([0.0, 2.0]).repeat_interleave(20).expand(3, 40)
+
+    def loss(x, t):
+        return functional.binary_cross_entropy_with_logits(x, t, reduction=reduction)
+
+    def one_by_one(x, t):
+        return torch.stack([loss(one, other) for one, other in zip(x, t, strict=True)])
+
+    assert_rule("loss", torch.vmap(loss)(x, t), one_by_one(x, t), one_by_one(x.double(), t.double()))
 
 
 @pytest.mark.parametrize("argument", ["weight", "pos_weight"])

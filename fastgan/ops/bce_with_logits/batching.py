@@ -19,6 +19,11 @@ def _front(tensor: torch.Tensor | None, dim: int | None, rank: int) -> torch.Ten
     return tensor.reshape(tensor.shape[0], *(1,) * (rank + 1 - tensor.dim()), *tensor.shape[1:])
 
 
+def _stacked(info: Any, tensor: torch.Tensor, dim: int | None) -> tuple[int, ...]:
+    """The shape of all samples of ``tensor`` together, the vmapped dimension first."""
+    return (info.batch_size, *(size for d, size in enumerate(tensor.shape) if d != dim))
+
+
 def forward_rule(
     info: Any,
     in_dims: tuple[int | None, ...],
@@ -31,16 +36,17 @@ def forward_rule(
     need_grad: bool,
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[int, int | None]]:
     """The batching rule of bce_with_logits."""
-    rank = input.dim() - (in_dims[0] is not None)
-    shape = (info.batch_size, *(size for dim, size in enumerate(input.shape) if dim != in_dims[0]))
+    rank, shape = input.dim() - (in_dims[0] is not None), _stacked(info, input, in_dims[0])
     dims = (in_dims[0], in_dims[1], in_dims[3], in_dims[4])
     x, t, w, p = (
         _front(tensor, dim, rank) for tensor, dim in zip((input, target, weight, pos_weight), dims, strict=True)
     )
     assert x is not None
     dtype = input.dtype if target is None else target.dtype
-    wide = accumulate_type(dtype) if reduction != NONE else None  # one rounding, after the reduction
-    x, t = (None if tensor is None else tensor.to(wide or tensor.dtype).expand(shape) for tensor in (x, t))
+    if reduction != NONE:  # one rounding, after the reduction
+        wide = accumulate_type(torch.promote_types(input.dtype, dtype))
+        x, t = (None if tensor is None else tensor.to(wide) for tensor in (x, t))
+    x, t = (None if tensor is None else tensor.expand(shape) for tensor in (x, t))
     loss, gradient = torch.ops.fastgan.bce_with_logits(x, t, target_value, w, p, NONE, need_grad)
     if reduction != NONE:
         rows = loss.unsqueeze(-1).flatten(1)
@@ -52,8 +58,7 @@ def backward_rule(
     info: Any, in_dims: tuple[int | None, ...], gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int
 ) -> tuple[torch.Tensor, int]:
     """The batching rule of bce_with_logits_backward."""
-    rank = gradient.dim() - (in_dims[0] is not None)
-    shape = (info.batch_size, *(size for dim, size in enumerate(gradient.shape) if dim != in_dims[0]))
+    rank, shape = gradient.dim() - (in_dims[0] is not None), _stacked(info, gradient, in_dims[0])
     elementwise, grad = _front(gradient, in_dims[0], rank), _front(grad_output, in_dims[1], rank)
     assert elementwise is not None and grad is not None
     if reduction == MEAN:  # over the elements of a sample

@@ -234,7 +234,7 @@ def make_extension(device: str):
 
     # As system headers: their warnings are not ours.
     system = [flag for path in include_paths() for flag in ("-isystem", path)]
-    suffix, constructor = {"cpu": ("cpu.cpp", CppExtension), "cuda": ("kernel.cu", CUDAExtension)}[device]
+    suffix, constructor = {"cpu": ("cpu*.cpp", CppExtension), "cuda": ("kernel.cu", CUDAExtension)}[device]
     macros = [("FASTGAN_DISPATCH_KEY", device.upper()), ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)]
     if device == "cuda":
         macros.append(("USE_CUDA", None))
@@ -243,7 +243,7 @@ def make_extension(device: str):
         ["csrc/module.cpp", *sorted(glob.glob("csrc/*/bind.cpp")), *sorted(glob.glob(f"csrc/*/{suffix}"))],
         include_dirs=[os.path.abspath("csrc")],  # ninja runs in the build folder
         define_macros=macros,
-        depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/**/*.cuh", recursive=True)),
+        depends=sorted(path for end in ("h", "inc", "cuh") for path in glob.glob(f"csrc/**/*.{end}", recursive=True)),
         extra_compile_args={"cxx": CXX_FLAGS + system, "nvcc": NVCC_FLAGS + system},
         py_limited_api=True,
     )

@@ -214,7 +214,7 @@ def test_reduction_enum_is_torchs():
 
 @needs_sources
 def test_only_the_stable_abi_is_included():
-    files = [path for path in CSRC.rglob("*") if path.suffix in (".cpp", ".cu", ".cuh", ".h")]
+    files = [path for path in CSRC.rglob("*") if path.suffix in (".cpp", ".cu", ".cuh", ".h", ".inc")]
     assert files
     for path in files:
         for header in re.findall(r"^\s*#\s*include\s*[<\"]([^>\"]+)", path.read_text(), re.MULTILINE):

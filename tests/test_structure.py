@@ -117,7 +117,7 @@ def test_only_launch_and_kernel_files_import_triton_at_all():
     assert {name(path) for path in SOURCES if below(imports(path), "triton") and path.name not in allowed} == set()
 
 
-CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".cu", ".cuh", ".h"))
+CSRC = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".cu", ".cuh", ".h", ".inc"))
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 
 

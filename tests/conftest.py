@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # before torch is imported: the workers share the cores, and threads that wait for each other cost more than they do
@@ -34,7 +35,18 @@ def _defaults() -> Iterator[None]:
     yield
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    """What the compiled kernels do not take (float64 convolutions, say) is a skip with the reason they give."""
+    try:
+        return (yield)
+    except fastgan.dispatch.BackendError as error:
+        if pyfuncitem.funcargs.get("backend") != "native":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["reference", "triton", "native"])
 def backend(request: pytest.FixtureRequest, device: torch.device) -> Iterator[str]:
     """Runs the test once per backend, forced; nothing else may run an op meanwhile."""
     from tests.checks import backend_reason

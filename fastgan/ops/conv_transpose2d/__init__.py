@@ -11,7 +11,7 @@ import torch
 from fastgan.dispatch import Backend, always, define
 from fastgan.ops.common import triton_runtime
 from fastgan.ops.common.flops import register_flops
-from fastgan.ops.conv_transpose2d import batching, reference
+from fastgan.ops.conv_transpose2d import batching, native, reference
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
 
 _GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
@@ -67,9 +67,10 @@ def _triton_supports(first: torch.Tensor, second: torch.Tensor, *_rest: Any) -> 
     return triton_runtime.reason(first, second)
 
 
-def _backends(name: str, run_reference: Any) -> list[Backend]:
-    # No GPU measurement is committed yet, so nothing is chosen over cuDNN or oneDNN unasked.
+def _backends(name: str, run_native: Any, native_supports: Any, run_reference: Any) -> list[Backend]:
+    # No GPU measurement is committed yet, so nothing is chosen over cuDNN unasked.
     return [
+        Backend("native", run_native, native_supports, auto_on=frozenset({"cpu"})),
         Backend("triton", _triton(name), _triton_supports),
         Backend("reference", run_reference, always),
     ]
@@ -78,19 +79,21 @@ def _backends(name: str, run_reference: Any) -> list[Backend]:
 define(
     f"conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
     _image_fake(lambda weight, groups: weight.shape[1] * groups),
-    _backends("conv_transpose2d", _reference_image(reference.conv_transpose2d)),
+    _backends(
+        "conv_transpose2d", native.conv_transpose2d, native.image_supports, _reference_image(reference.conv_transpose2d)
+    ),
     batching.image_rule("conv_transpose2d"),
 )
 define(
     f"conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
     _image_fake(lambda weight, groups: weight.shape[0]),
-    _backends("conv2d", _reference_image(reference.conv2d)),
+    _backends("conv2d", native.conv2d, native.image_supports, _reference_image(reference.conv2d)),
     batching.image_rule("conv2d"),
 )
 define(
     f"conv2d_weight(Tensor small, Tensor big, SymInt[2] kernel_size, {_GEOMETRY}) -> Tensor",
     _weight_fake,
-    _backends("conv2d_weight", _reference_weight),
+    _backends("conv2d_weight", native.conv2d_weight, native.weight_supports, _reference_weight),
     batching.weight_rule,
 )
 

@@ -1,0 +1,23 @@
+// The weight gradient, for each instruction set.
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "common/workspace.h"
+#include "conv_transpose2d/launch.h"
+#include "conv_transpose2d/plan.h"
+
+#define FASTGAN_EACH_ISA "conv_transpose2d/weight_all.inc"
+#include "common/each_isa.h"
+
+namespace fastgan {
+
+void direct_weight(const WeightProblem& problem) {
+  FASTGAN_PICK(direct_weight)(problem, torch::stable::get_num_threads());
+}
+
+void columns_weight(const WeightProblem& problem) {
+  FASTGAN_PICK(columns_weight)(problem, torch::stable::get_num_threads());
+}
+
+}  // namespace fastgan

@@ -1,0 +1,15 @@
+// The methods, each chosen for the machine's instruction set.
+#pragma once
+
+#include "conv_transpose2d/problem.h"
+
+namespace fastgan {
+
+void direct_image(const ImageProblem& problem);
+void direct_weight(const WeightProblem& problem);
+
+// For few channels of the big image.
+void columns_image(const ImageProblem& problem);
+void columns_weight(const WeightProblem& problem);
+
+}  // namespace fastgan

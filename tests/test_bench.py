@@ -214,6 +214,13 @@ def test_timing_is_interleaved_and_summed_up() -> None:
         assert time.rounds == 5 and 0 < time.q20 <= time.median <= time.q80
 
 
+@pytest.fixture
+def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.ceilings.GEMM_SIZE", {"cpu": 64})
+    monkeypatch.setattr("bench.ceilings.COPY_BYTES", {"cpu": 1 << 16})
+
+
+@pytest.mark.usefixtures("small_ceilings")
 def test_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, threads = tmp_path / "result.json", torch.get_num_threads()
     arguments = ["--device", "cpu", "--quick", "--only", " 128 logits", "--out", str(file), "--threads", "1", "2"]
@@ -233,6 +240,7 @@ def test_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "* bce_with_logits, torch.compile: only with --compile" in printed
 
 
+@pytest.mark.usefixtures("small_ceilings")
 def test_a_cut_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "result.json"
     arguments = ["run", "--device", "cpu", "--quick", "--only", "128 logits", "--out", str(file), "--minutes", "0"]
@@ -241,6 +249,7 @@ def test_a_cut_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(file.read_text())["complete"] is False
 
 
+@pytest.mark.usefixtures("small_ceilings")
 def test_a_wrong_result_is_the_exit_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     row = dispatch._table["bce_with_logits"]
     spoiled = {name: dataclasses.replace(b, run=lambda *args: torch.zeros(())) for name, b in row.items()}
@@ -269,9 +278,8 @@ def test_both_memory_formats_and_a_gpu_gets_two_dtypes() -> None:
     assert len(settings(LOSS, CPU, (32,))) == 1
 
 
-def test_the_ceilings_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.ceilings.GEMM_SIZE", {"cpu": 64})
-    monkeypatch.setattr("bench.ceilings.COPY_BYTES", {"cpu": 1 << 16})
+@pytest.mark.usefixtures("small_ceilings")
+def test_the_ceilings_are_measured() -> None:
     found = ceilings(CPU, 0.0)
     assert found["threads"] == torch.get_num_threads()
     assert found["gemm_gflops"] > 0 and found["copy_gbs"] > 0

@@ -39,7 +39,7 @@ def _ratio_plot(path: Path, title: str, found: dict[Key, float]) -> None:
 
 
 def _roofline(path: Path, title: str, roof: dict[str, Any], records: Sequence[Record]) -> None:
-    """Single ops only, of a network nobody knows what stays in a cache; not the tiny calls, which do next to nothing."""
+    """Single ops only: of a network nobody knows what stays in a cache."""
     pyplot = _matplotlib()
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
     markers = dict(zip(dict.fromkeys(r["group"] for r in records), "osD^vP*X", strict=False))

@@ -51,8 +51,8 @@ wheels: install  ## build the wheel beside this torch and the oldest supported o
 		numpy 'typer>=0.15' pytest pytest-timeout pytest-xdist hypothesis expecttest
 	$(BIN)/python -m tests.wheels $(BIN)/python $(OLDEST)/bin/python
 
-bench: install  ## compare every case of bench/ with torch on this machine
-	$(BIN)/python -m bench
+bench: install  ## compare every case of bench/ with torch on this machine, on one thread and on two
+	$(BIN)/python -m bench run --threads 1 2
 
 gpu:  ## on a GPU machine whose python3 holds torch: everything that needs the GPU (no venv, no network)
 	bash bench/gpu.sh

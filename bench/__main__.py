@@ -1,40 +1,50 @@
-"""``python -m bench [run | report FILE | compiled | trainer]``."""
+"""``python -m bench [run | report | compare | bars | compiled | trainer]``."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench.cases import CASES
-from bench.harness import run_case, settings
-from bench.machine import describe, file_name
-from bench.report import comparisons, markdown
-from fastgan import dispatch
-
-RESULTS = Path(__file__).resolve().parent / "results"
+from bench.cases import GROUPS
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Compare fastgan with torch, case by case.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="measure and write a result file")
     run.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     run.add_argument("--quick", action="store_true", help="a fifth of the time per case; batch 32 on a CPU")
     run.add_argument("--out", type=Path, metavar="FILE", help="default: bench/results/, named by the machine")
     run.add_argument("--only", metavar="TEXT", default="", help="cases whose name contains TEXT")
-    run.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: what torch chooses)")
+    run.add_argument("--group", nargs="+", choices=GROUPS, default=(), metavar="GROUP", help="; ".join(GROUPS))
+    run.add_argument(
+        "--batch", nargs="+", type=int, default=(), metavar="N", help="of layers, networks, steps (default: 128)"
+    )
+    run.add_argument(
+        "--threads", nargs="+", type=int, default=(), metavar="N", help="of the CPU (default: what torch chooses)"
+    )
     run.add_argument("--minutes", type=float, default=float("inf"), help="start no case after that time")
     run.add_argument("--graphs", action="store_true", help="time CUDA graphs too: kernels without the host's share")
+    run.add_argument("--compile", action="store_true", help="torch.compile too: up to a minute more per case")
+    run.add_argument("--no-memory", action="store_true", help="leave out the steps' peak memory (CPU)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Compare fastgan with torch, case by case.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_run(commands)
     report = commands.add_parser("report", help="print a result file as Markdown")
-    report.add_argument("file", type=Path)
+    report.add_argument("file", type=Path, nargs="?")
+    report.add_argument("--plots", type=Path, metavar="FOLDER", help="write PNGs there: ratios and roofline")
+    report.add_argument("--readme", action="store_true", help="rewrite the README's table from bench/results/ instead")
+    compare = commands.add_parser("compare", help="what got slower from one result file to another; then exit code 1")
+    compare.add_argument("first", type=Path, metavar="A")
+    compare.add_argument("second", type=Path, metavar="B")
+    compare.add_argument("--threshold", type=float, default=0.1, metavar="SHARE", help="default: %(default)s")
+    bars = commands.add_parser("bars", help="what the CPU kernels must reach, and whether they do")
+    bars.add_argument("files", type=Path, nargs="+", metavar="FILE")
     compiled = commands.add_parser("compiled", help="our networks under torch.compile beside themselves, on a CPU")
     compiled.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
     compiled.add_argument("--rounds", type=int, default=30, metavar="N", help="default: %(default)s")
@@ -46,50 +56,62 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _write(out: Path, content: dict[str, Any]) -> None:
-    out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
 def _run(args: argparse.Namespace) -> int:
-    device = torch.device(args.device)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    out: Path = args.out or RESULTS / file_name(device)
-    content: dict[str, Any] = {"machine": describe(device), "quick": args.quick, "complete": False, "cases": []}
-    content["load_before"] = os.getloadavg()[0]
-    chosen = [case for case in CASES if args.only in case.id]
-    budget = {("cpu", True): 0.6, ("cpu", False): 3.0, ("cuda", True): 0.15, ("cuda", False): 1.0}[
-        device.type, args.quick
-    ]
-    deadline = time.monotonic() + 60 * args.minutes
-    wrong = 0
-    for case in chosen:
-        for setting in settings(case, device, args.quick):
-            if time.monotonic() > deadline:
-                print(f"stopped after {args.minutes:g} minutes: {out} is not complete")
-                return 1 if wrong else 0
-            record = run_case(case, setting, ["auto", *dispatch.BACKENDS], budget, args.graphs)
-            content["cases"].append(record)
-            out.write_text(
-                json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            )  # as it goes: a cut run keeps its part
-            place = f"{case.id}, {record['dtype']}, {record['layout']}"
-            for name, ours, theirs in comparisons(record):
-                print(f"{place}, {name}: torch / fastgan {theirs['median'] / ours['median']:.2f}", flush=True)
-            for name, reason in record["red"].items():
-                print(f"{place}, {name}: WRONG, no figure: {reason}", flush=True)
-                wrong += 1
-    content |= {"complete": True, "load_after": os.getloadavg()[0]}
-    _write(out, content)
-    print(f"{out}: {len(content['cases'])} comparisons, {wrong} wrong results")
-    return 1 if wrong else 0
+    from bench.run import Options, run
+
+    options = Options(
+        device=torch.device(args.device),
+        quick=args.quick,
+        out=args.out,
+        only=args.only,
+        groups=args.group,
+        batches=args.batch,
+        threads=args.threads,
+        minutes=args.minutes,
+        graphs=args.graphs,
+        compiled=args.compile,
+        memory=not args.no_memory,
+    )
+    return run(options)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from bench import plots, readme, report, results
+
+    if args.readme:
+        readme.rewrite()
+        return 0
+    content = results.read(args.file)
+    print(report.markdown(content), end="")
+    if args.plots is not None:
+        for path in plots.plots(content, args.plots):
+            print(f"wrote {path}", file=sys.stderr)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from bench import compare, results
+
+    first, second = results.read(args.first), results.read(args.second)
+    found = compare.compare(first, second, args.threshold)
+    print(compare.text(found, first, second), end="")
+    return 1 if found.regressed else 0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns 0, or 1 when a result was wrong. No argument at all means ``run``."""
-    args = _parser().parse_args(argv or ["run"])
+    """Returns 0, or 1 when a result was wrong or got slower. No argument at all means ``run``."""
+    parser = _parser()
+    args = parser.parse_args(argv or ["run"])
     if args.command == "report":
-        print(markdown(json.loads(args.file.read_text())), end="")
+        if not args.readme and args.file is None:
+            parser.error("report: FILE or --readme")
+        return _report(args)
+    if args.command == "compare":
+        return _compare(args)
+    if args.command == "bars":
+        from bench import bars, results
+
+        print(bars.markdown(results.records_of(args.files)), end="")
         return 0
     if args.command == "compiled":
         from bench.compiled import main as compiled_main

@@ -1,22 +1,21 @@
-"""Runs cases: correctness first, then torch and fastgan side by side."""
+"""Runs cases: correctness first, then every provider side by side."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.cases import QUICK_BATCH, Case, Pair, Results, Setting
+from bench.case import Call, Case, Results, Setting, Work
+from bench.providers import TORCH, Provider, UnavailableError
 from bench.timing import graphed, measure
 from fastgan import dispatch
-from fastgan.ops.common import triton_runtime
 from fastgan.verify.rule import Verdict, judge_result
-
-Call = Callable[[], Results]
 
 
 class RedError(AssertionError):
@@ -31,38 +30,27 @@ def _norm_verdict(ours: Tensor, theirs: Tensor, judge: Tensor) -> Verdict:
 
 
 def _flat(results: Results) -> Results:
-    """The loss, and all gradients as one vector."""
-    gradients = [value.flatten() for name, value in results.items() if name != "d_loss"]
-    return {"d_loss": results["d_loss"], "gradient": torch.cat(gradients)}
+    """All gradients as one vector, and the rest as it is."""
+    gradients = [value.flatten() for name, value in results.items() if name.startswith("grad ")]
+    rest = {name: value for name, value in results.items() if not name.startswith("grad ")}
+    return rest | ({"gradient": torch.cat(gradients)} if gradients else {})
 
 
-def check(pair: Pair, ours: Results, theirs: Results, judge: Results) -> float:
+def check(work: Work, ours: Results, theirs: Results, judge: Results) -> float:
     """The largest ``error / allowed`` over all results.
 
     Raises:
         RedError: one is above 1; the message names it.
     """
-    if pair.norm:
+    if work.norm:
         ours, theirs, judge = (_flat(results) for results in (ours, theirs, judge))
     worst = 0.0
     for name, result in judge.items():
-        verdict = (_norm_verdict if pair.norm else judge_result)(ours[name], theirs[name], result)
+        verdict = (_norm_verdict if work.norm else judge_result)(ours[name], theirs[name], result)
         if not verdict.ok:
             raise RedError(f"{name}: error {verdict.error:.3g}, allowed {verdict.allowed:.3g}")
         worst = max(worst, verdict.strain)
     return worst
-
-
-def forced(backend: str, call: Call) -> Call:
-    """``call`` with a backend forced; "auto" forces none."""
-    if backend == "auto":
-        return call
-
-    def run() -> Results:
-        with dispatch.use_backend(backend):
-            return call()
-
-    return run
 
 
 @contextlib.contextmanager
@@ -75,52 +63,87 @@ def _cudnn_benchmark() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def run_case(case: Case, setting: Setting, backends: list[str], budget: float, graphs: bool = False) -> dict[str, Any]:
+@dataclasses.dataclass
+class _First:
+    """A provider's first call: what it computed, which backend ran each op, its peak of CUDA memory."""
+
+    call: Call
+    results: Results
+    ops: dict[str, str]
+    memory: int | None
+
+
+def _first_call(provider: Provider, case: Case, setting: Setting) -> _First:
+    cuda = setting.device.type == "cuda"
+    before = torch.cuda.memory_allocated(setting.device) if cuda else 0
+    work = case.setup(setting)  # anew: a training step starts from the same weights
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(setting.device)
+    call = provider.make(work, setting)
+    with dispatch.trace() as calls:
+        results = call()
+    peak = torch.cuda.max_memory_allocated(setting.device) - before if cuda else None
+    return _First(call, results, dict(sorted(set(calls))), peak)
+
+
+def _blank(case: Case, setting: Setting) -> dict[str, Any]:
+    layout = ("NHWC" if setting.channels_last else "NCHW") if case.images else "-"
+    record: dict[str, Any] = {"group": case.group, "case": case.name, "work": case.work}
+    record |= {"dtype": str(setting.dtype).removeprefix("torch."), "batch": setting.batch, "layout": layout}
+    record |= {"threads": torch.get_num_threads(), "times": {}, "memory": {}, "ops": {}, "error_over_allowed": {}}
+    return record | {"not_run": {}, "red": {}}
+
+
+def _join(record: dict[str, Any], provider: Provider, first: _First) -> bool:
+    """Write down what the first call showed. False: it runs what another contender runs already."""
+    if provider.ours:
+        same = next((name for name, other in record["ops"].items() if other == first.ops), None)
+        if same is not None:
+            record["not_run"][provider.name] = f"runs the same kernels as {same}"
+            return False
+        record["ops"][provider.name] = first.ops
+    if first.memory is not None:
+        record["memory"][provider.name] = first.memory
+    return True
+
+
+def run_case(
+    case: Case, setting: Setting, providers: Sequence[Provider], budget: float, graphs: bool = False
+) -> dict[str, Any]:
     """One case in one setting, as plain data: ``times`` per contender, which backend ran each op, why others did not.
 
     A contender that breaks the rule is listed under ``red`` with the reason and has no time. A backend whose choices
-    are those of another contender is not timed twice.
+    are those of another contender is not timed twice. A provider that cannot run is listed under ``not_run``.
     """
-    record: dict[str, Any] = {"group": case.group, "case": case.name, "work": case.work}
-    record |= {"dtype": str(setting.dtype).removeprefix("torch."), "batch": setting.batch}
-    record |= {"layout": ("NHWC" if setting.channels_last else "NCHW") if case.images else "-"}
-    not_run, red, ops, strain, contenders = {}, {}, {}, {}, {}
+    record, contenders = _blank(case, setting), {}
     with _cudnn_benchmark():
-        base = case.setup(setting)
-        theirs, judge = base.torch(), base.judge()
-        contenders["torch"] = base.torch
-        for backend in backends:
-            if backend == "triton" and triton_runtime.interpreting():
-                not_run[backend] = "TRITON_INTERPRET=1: the interpreter's speed says nothing"
-                continue
-            pair = case.setup(setting)  # anew: a training step starts from the same weights
-            call = forced(backend, pair.fastgan)
+        work = case.setup(setting)
+        base = _first_call(TORCH, case, setting)
+        judge = functools.cache(work.judge)  # not computed where nobody can run
+        record |= {"flops": work.flops(), "traffic": work.traffic}
+        _join(record, TORCH, base)
+        contenders["torch"] = base.call
+        for provider in providers:
+            name = provider.name
             try:
-                with dispatch.trace() as calls:
-                    ours = call()
-                strain[backend] = check(pair, ours, theirs, judge)
-            except dispatch.BackendError as error:
-                not_run[backend] = str(error).partition("asked for: ")[2] or str(error)
+                first = _first_call(provider, case, setting)
+                record["error_over_allowed"][name] = check(work, first.results, base.results, judge())
+            except (UnavailableError, dispatch.BackendError) as error:
+                record["not_run"][name] = str(error).partition("asked for: ")[2] or str(error)
                 continue
             except RedError as error:
-                red[backend] = str(error)
+                record["red"][name] = str(error)
                 continue
-            ran = dict(sorted(set(calls)))
-            same = next((name for name, other in ops.items() if other == ran), None)
-            if same is not None:
-                not_run[backend] = f"runs the same kernels as {same}"
+            except Exception as error:
+                lines = str(error).strip().splitlines() or [""]
+                record["red" if provider.ours else "not_run"][name] = f"{type(error).__name__}: {lines[0]}"
                 continue
-            ops[backend], contenders[backend] = ran, call
+            if _join(record, provider, first):
+                contenders[name] = first.call
+                for _ in range(provider.warm):
+                    first.call()
         if graphs and case.work != "step":
-            contenders |= {f"{name}, CUDA graph": graphed(call) for name, call in list(contenders.items())}
-        times = measure(contenders, setting.device, budget)
-    record |= {"times": {name: dataclasses.asdict(time) for name, time in times.items()}}
-    return record | {"ops": ops, "error_over_allowed": strain, "not_run": not_run, "red": red}
-
-
-def settings(case: Case, device: torch.device, quick: bool) -> list[Setting]:
-    """Both memory formats; float32, and bfloat16 on a GPU; batch 128, or 32 where it is to be quick on a CPU."""
-    dtypes = (torch.float32, torch.bfloat16) if device.type == "cuda" else (torch.float32,)
-    batch = QUICK_BATCH if quick and device.type == "cpu" else Setting.batch
-    formats = (False, True) if case.images else (False,)
-    return [Setting(device, dtype, last, batch) for dtype in dtypes for last in formats]
+            captured = ["torch", *(p.name for p in providers if p.graphs and p.name in contenders)]
+            contenders |= {f"{name}, CUDA graph": graphed(contenders[name]) for name in captured}
+        times = measure(contenders, setting.device, min(budget, case.seconds))
+    return record | {"times": {name: dataclasses.asdict(time) for name, time in times.items()}}

@@ -39,7 +39,6 @@ def describe(device: torch.device) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "fastgan": __version__,
         "torch": torch.__version__,
@@ -62,10 +61,4 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def file_name(device: torch.device) -> str:
     """The name of this machine's result file, such as ``nvidia-h100-80gb-hbm3.json``."""
-    facts = describe(device)
-    text = (
-        facts["device"]
-        if device.type == "cuda"
-        else f"{facts['cpu']} {facts['threads']} thread{'s' if facts['threads'] > 1 else ''}"
-    )
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") + ".json"
+    return re.sub(r"[^a-z0-9]+", "-", describe(device)["device"].lower()).strip("-") + ".json"

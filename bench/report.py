@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-_HEAD = ("case", "work", "dtype", "layout", "fastgan by", "torch ms", "fastgan ms", "torch / fastgan", "")
-_FACTS = ("device", "cpu", "threads", "cores", "driver", "torch", "cuda", "cudnn", "triton", "commit", "date", "quick")
+from bench.results import Record, geometric_mean, ratios
+
+_HEAD = ("case", "work", "dtype", "batch", "layout", "threads", "fastgan by", "torch", "fastgan", "torch / fastgan", "")
+_FACTS = ("device", "cpu", "cores", "driver", "torch", "cuda", "cudnn", "triton", "commit", "date", "quick")
 
 
-def _milliseconds(time: dict[str, float]) -> str:
-    return f"{1e3 * time['median']:.3g} ({1e3 * time['q20']:.3g}–{1e3 * time['q80']:.3g})"
+def duration(time: dict[str, float]) -> str:
+    """The median and the quantiles, in a unit that suits the median."""
+    scale, unit = (1e6, "µs") if time["median"] < 1e-4 else (1e3, "ms")
+    median, q20, q80 = (f"{scale * time[name]:.3g}" for name in ("median", "q20", "q80"))
+    return f"{median} ({q20}–{q80}) {unit}"
 
 
 def _word(ours: dict[str, float], theirs: dict[str, float]) -> str:
@@ -21,78 +25,102 @@ def _word(ours: dict[str, float], theirs: dict[str, float]) -> str:
     return "slower" if ours["q20"] > theirs["q80"] else "equal"
 
 
-def comparisons(record: dict[str, Any]) -> list[tuple[str, dict[str, float], dict[str, float]]]:
+def comparisons(record: Record) -> list[tuple[str, dict[str, float], dict[str, float]]]:
     """(contender, its time, torch's time in the same mode) for each contender of one case."""
     times = record["times"]
     found = []
     for name, ours in times.items():
-        backend, _, mode = name.partition(", ")
-        if backend != "torch":
+        contender, _, mode = name.partition(", ")
+        if contender != "torch":
             found.append((name, ours, times[f"torch, {mode}" if mode else "torch"]))
     return found
 
 
-def _by(record: dict[str, Any], contender: str) -> str:
+def _by(record: Record, contender: str) -> str:
     """ "auto" with what it chose: the ops' backends, each once."""
     backend, comma, mode = contender.partition(", ")
-    chosen = sorted(set(record["ops"][backend].values()))
+    chosen = sorted(set(record["ops"].get(backend, {}).values()))
     return (f"auto: {' + '.join(chosen)}" if backend == "auto" else backend) + comma + mode
 
 
-def table(records: Sequence[dict[str, Any]]) -> list[str]:
+def _head(names: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+
+
+def table(records: Sequence[Record]) -> list[str]:
     """The rows of one group of cases as a Markdown table."""
-    lines = ["| " + " | ".join(_HEAD) + " |", "|" + " --- |" * len(_HEAD)]
+    lines = _head(_HEAD)
     for record in records:
-        start = f"| {record['case']} | {record['work']} | {record['dtype']} | {record['layout']} | "
+        cells = [str(record[name]) for name in ("case", "work", "dtype", "batch", "layout", "threads")]
+        start = "| " + " | ".join(cells) + " | "
         for name, ours, theirs in comparisons(record):
             ratio = theirs["median"] / ours["median"]
-            cells = (_by(record, name), _milliseconds(theirs), _milliseconds(ours), f"{ratio:.2f}", _word(ours, theirs))
-            lines.append(start + " | ".join(cells) + " |")
+            rest = (_by(record, name), duration(theirs), duration(ours), f"{ratio:.2f}", _word(ours, theirs))
+            lines.append(start + " | ".join(rest) + " |")
         lines += [f"{start}{name} | no figure: {reason} | | | wrong |" for name, reason in record["red"].items()]
     return lines
 
 
-def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def summary(records: Sequence[dict[str, Any]]) -> list[str]:
-    """For each group and dtype: torch's better layout against fastgan's better layout, as chosen by default."""
-    best: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    for record in records:
-        key = tuple(record[name] for name in ("group", "work", "dtype", "case"))
-        for contender in ("torch", "auto"):
-            if contender in record["times"]:
-                times = best.setdefault(key, {}).setdefault(contender, [])
-                times.append(record["times"][contender]["median"])
-    ratios: dict[tuple[str, ...], list[float]] = {}
-    for key, times in best.items():
-        if "auto" in times:
-            ratios.setdefault(key[:3], []).append(min(times["torch"]) / min(times["auto"]))
-    lines = ["| op | work | dtype | cases | torch / fastgan, geometric mean | worst | best |", "|" + " --- |" * 7]
-    for (group, work, dtype), values in ratios.items():
-        numbers = f"{_geometric_mean(values):.2f} | {min(values):.2f} | {max(values):.2f}"
-        lines.append(f"| {group} | {work} | {dtype} | {len(values)} | {numbers} |")
+def summary(records: Sequence[Record]) -> list[str]:
+    """For each group and setting: torch's better layout against fastgan's better layout, as chosen by default."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    one_each = {"odd shapes", "bce_with_logits"}  # each of their cases has a batch size of its own
+    for key, ratio in ratios(records).items():
+        batch = "-" if key.group in one_each else key.batch
+        found.setdefault((key.group, key.work, key.dtype, batch, key.threads), []).append(ratio)
+    names = ("op", "work", "dtype", "batch", "threads", "cases", "torch / fastgan, geometric mean", "worst", "best")
+    lines = _head(names)
+    for setting, values in found.items():
+        numbers = f"{geometric_mean(values):.2f} | {min(values):.2f} | {max(values):.2f}"
+        lines.append("| " + " | ".join(map(str, setting)) + f" | {len(values)} | {numbers} |")
     return lines
+
+
+def memory(records: Sequence[Record]) -> list[str]:
+    """Peak memory, where it was measured."""
+    lines = _head(("case", "work", "dtype", "batch", "layout", "threads", "contender", "peak MB", "of torch's"))
+    for record in records:
+        cells = [f"{record['group']}: {record['case']}"]
+        cells += [str(record[name]) for name in ("work", "dtype", "batch", "layout", "threads")]
+        peaks = record["memory"]
+        for name, peak in peaks.items():
+            share = f"{peak / peaks['torch']:.2f}" if peaks.get("torch") else "-"
+            lines.append("| " + " | ".join([*cells, name, f"{peak / 1e6:.1f}", share]) + " |")
+        for name, reason in record.get("memory_not_measured", {}).items():
+            lines.append("| " + " | ".join([*cells, name, f"not measured: {reason}", "-"]) + " |")
+    return lines if len(lines) > 2 else []
+
+
+def warnings(content: dict[str, Any]) -> list[str]:
+    """What makes the figures of a file rough."""
+    found = []
+    if content["load_before"] > 0.5 * content["machine"]["cores"]:
+        found.append(f"Other work ran on this machine (load {content['load_before']:.1f} before): figures are rough.")
+    if not content["complete"]:
+        found.append("The run was cut: cases are missing.")
+    return found
 
 
 def markdown(content: dict[str, Any]) -> str:
     """A whole result file. Ratios above 1: fastgan is faster; below 1: torch is."""
-    facts = content["machine"] | {"quick": content["quick"]}
+    facts, records = content["machine"] | {"quick": content["quick"]}, content["cases"]
     lines = [", ".join(f"{name} {facts[name]}" for name in _FACTS if facts.get(name) is not None), ""]
-    if content["load_before"] > 0.5 * content["machine"]["cores"]:
+    for warning in warnings(content):
+        lines += [f"**{warning}**", ""]
+    for roof in content.get("ceilings", []):
         lines += [
-            f"**Other work ran on this machine (load {content['load_before']:.1f} before): figures are rough.**",
+            f"Ceilings on {roof['threads']} thread{'s' * (roof['threads'] > 1)}: {roof['gemm_gflops']:.4g} GFLOP/s"
+            f" (float32 GEMM), {roof['copy_gbs']:.4g} GB/s (copy).",
             "",
         ]
-    if not content["complete"]:
-        lines += ["**The run was cut: cases are missing.**", ""]
     lines += ["Medians with 20 % and 80 % quantiles, interleaved. torch / fastgan above 1: fastgan is faster."]
-    lines += ["", "## Default choice, better layout of each side", "", *summary(content["cases"])]
-    for group in dict.fromkeys(record["group"] for record in content["cases"]):
-        lines += ["", f"## {group}", "", *table([r for r in content["cases"] if r["group"] == group])]
+    lines += ["", "## Default choice, better layout of each side", "", *summary(records)]
+    for group in dict.fromkeys(record["group"] for record in records):
+        lines += ["", f"## {group}", "", *table([r for r in records if r["group"] == group])]
+    peaks = memory(records)
+    lines += ["", "## Peak memory", "", *peaks] if peaks else []
     reasons = {}
-    for record in content["cases"]:
+    for record in records:
         reasons |= {f"{record['group']}, {name}: {reason}": None for name, reason in record["not_run"].items()}
     if reasons:
         lines += ["", "## Not timed", "", *(f"* {reason}" for reason in reasons)]

@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from bench.cases import CASES, Case, Results, Setting
-from bench.harness import check, settings
+from bench.case import BATCH, QUICK_BATCH, Case, Results, Setting, keep, settings
+from bench.cases import CASES
+from bench.harness import check
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _setting_id(setting: Setting) -> str:
-    return f"{str(setting.dtype).removeprefix('torch.')}-{'NHWC' if setting.channels_last else 'NCHW'}"
+    layout = "NHWC" if setting.channels_last else "NCHW"
+    return f"{str(setting.dtype).removeprefix('torch.')}-{layout}-{setting.batch}"
 
 
-RUNS = [(case, setting) for case in CASES for setting in settings(case, DEVICE, quick=True)]
+BATCHES = (BATCH if DEVICE.type == "cuda" else QUICK_BATCH,)
+RUNS = [(case, setting) for case in CASES for setting in settings(case, DEVICE, BATCHES)]
 
 
 @pytest.mark.parametrize("who", ["torch", "fastgan"])
@@ -28,10 +31,10 @@ RUNS = [(case, setting) for case in CASES for setting in settings(case, DEVICE, 
     ("case", "setting"), RUNS, ids=[f"{case.id}, {_setting_id(setting)}" for case, setting in RUNS]
 )
 def test_case(case: Case, setting: Setting, who: str, benchmark: Any) -> None:
-    pair = case.setup(setting)
-    theirs, ours = pair.torch(), pair.fastgan()
-    check(pair, ours, theirs, pair.judge())
-    call = getattr(pair, who)
+    work = case.setup(setting)
+    calls = {"torch": work.torch(keep), "fastgan": work.fastgan()}
+    check(work, calls["fastgan"](), calls["torch"](), work.judge())
+    call = calls[who]
 
     def run() -> Results:
         results = call()

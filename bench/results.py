@@ -1,0 +1,80 @@
+"""Result files: writing and reading them, and each side's better memory format."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).resolve().parent / "results"
+FORMAT = 2  # every record says its threads
+OURS, THEIRS = "auto", "torch"
+Record = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """A case in a setting, whatever the memory format."""
+
+    group: str
+    case: str
+    work: str
+    dtype: str
+    batch: int
+    threads: int
+
+    @classmethod
+    def of(cls, record: Record) -> Key:
+        return cls(*(record[name] for name in cls._fields))
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a result file.
+
+    Raises:
+        ValueError: a file of another format.
+    """
+    content = json.loads(path.read_text())
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {content.get('format')}, expected {FORMAT}: measure again")
+    return content
+
+
+def records_of(paths: Iterable[Path]) -> list[Record]:
+    """The records of several files; where two measured the same, the later file counts."""
+    merged: dict[tuple[Any, ...], Record] = {}
+    for path in paths:
+        for record in read(path)["cases"]:
+            merged[(*Key.of(record), record["layout"])] = record
+    return list(merged.values())
+
+
+def better(records: Iterable[Record], contender: str) -> dict[Key, Record]:
+    """For each case the record of the memory format in which ``contender`` is faster."""
+    found: dict[Key, Record] = {}
+    for record in records:
+        if contender not in record["times"]:
+            continue
+        best = found.get(Key.of(record))
+        if best is None or median(record, contender) < median(best, contender):
+            found[Key.of(record)] = record
+    return found
+
+
+def median(record: Record, contender: str) -> float:
+    return record["times"][contender]["median"]
+
+
+def ratios(records: Sequence[Record], against: str = THEIRS) -> dict[Key, float]:
+    """``against``'s time / fastgan's as chosen by default, in the better memory format of each."""
+    theirs, ours = better(records, against), better(records, OURS)
+    return {key: median(theirs[key], against) / median(record, OURS) for key, record in ours.items() if key in theirs}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))

@@ -1,0 +1,171 @@
+"""Cases of whole networks: the generator at work, forward + backward of each network, training steps."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.case import Call, Case, Results, Setting, Work, Wrap, keep
+from bench.networks import plain, torch_train_step
+from fastgan import models
+from fastgan.training import TrainConfig
+from fastgan.training.step import Players, train_step
+
+D_LOSS = 2  # its place in the trace of a step
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pair of networks; ``image``: C, H, W; ``classes``: 0 where there is no label."""
+
+    name: str
+    generator: Callable[[], nn.Module]
+    discriminator: Callable[[], nn.Module]
+    image: tuple[int, int, int]
+    z_dim: int
+    classes: int
+
+    def draw(self, setting: Setting) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Real images, noise and labels, float32."""
+        real = (torch.rand(setting.batch, *self.image) * 2 - 1).to(setting.device)
+        z = torch.randn(setting.batch, self.z_dim).to(setting.device)
+        labels = (torch.randint(self.classes, (setting.batch,)).to(setting.device),) if self.classes else ()
+        return real.contiguous(memory_format=setting.memory_format), z, labels
+
+
+MODELS = (
+    Model("DCGAN", models.DCGANGenerator, models.DCGANDiscriminator, (3, 32, 32), 128, 0),
+    Model("cGAN", models.CGANGenerator, models.CGANDiscriminator, (1, 28, 28), 100, 10),
+)
+
+
+def _autocast(setting: Setting) -> contextlib.AbstractContextManager[Any]:
+    """16-bit dtypes run under autocast: the parameters stay float32."""
+    half = setting.dtype in (torch.float16, torch.bfloat16)
+    return torch.autocast(setting.device.type, setting.dtype) if half else contextlib.nullcontext()
+
+
+def _network_on(setting: Setting, build: Callable[[], nn.Module]) -> Any:
+    return build().to(setting.device).to(memory_format=setting.memory_format)
+
+
+def _network_call(
+    network: Any, inputs: tuple[Tensor, ...], backwards: Tensor | None, context: Callable[[], Any]
+) -> Call:
+    parameters = list(network.parameters())
+
+    def forward() -> Results:
+        with torch.no_grad(), context():
+            return {"output": network(*inputs)}
+
+    def both() -> Results:
+        with context():
+            output = network(*inputs)
+        grads = torch.autograd.grad(output, parameters, backwards)
+        return {"output": output.detach(), **{f"grad {i}": grad for i, grad in enumerate(grads)}}
+
+    return forward if backwards is None else both
+
+
+def _network_work(setting: Setting, model: Model, is_generator: bool, training: bool) -> Work:
+    torch.manual_seed(0)
+    network = _network_on(setting, model.generator if is_generator else model.discriminator)
+    real, z, condition = model.draw(setting)
+    inputs = (z if is_generator else real, *condition)
+    with torch.no_grad():
+        sent = torch.randn_like(network(*inputs)) if training else None  # in eval too: it moves the running statistics
+    network.train(training)
+
+    def run_torch(wrap: Wrap) -> Call:
+        return _network_call(wrap(plain(network)), inputs, sent, lambda: _autocast(setting))
+
+    def judge() -> Results:
+        double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+        backwards = None if sent is None else sent.double()
+        return _network_call(plain(network).double(), double, backwards, contextlib.nullcontext)()
+
+    return Work(
+        torch=run_torch,
+        fastgan=lambda: _network_call(copy.deepcopy(network), inputs, sent, lambda: _autocast(setting)),
+        judge=judge,
+        norm=True,
+        flops=lambda: _count(run_torch(keep)),
+    )
+
+
+def _count(call: Call) -> float:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def inference(model: Model) -> Case:
+    """The generator in eval mode, as ``fastgan sample`` runs it."""
+
+    def setup(setting: Setting) -> Work:
+        return _network_work(setting, model, True, False)
+
+    return Case("inference", f"{model.name} G", "forward", setup, batches=(1, 64))
+
+
+def networks(model: Model) -> list[Case]:
+    """Forward + backward of each network alone, gradients to all parameters."""
+
+    def case(name: str, is_generator: bool) -> Case:
+        def setup(setting: Setting) -> Work:
+            return _network_work(setting, model, is_generator, True)
+
+        return Case("network", f"{model.name} {name}", "forward+backward", setup)
+
+    return [case("G", True), case("D", False)]
+
+
+def _players(pair: list[Any], wrap: Wrap = keep, fused: bool = True) -> Players:
+    optimizers = [torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=fused) for n in pair]
+    return Players(*(wrap(network) for network in pair), *optimizers)
+
+
+def step(model: Model) -> Case:
+    """One turn of the game, both optimizers included."""
+
+    def setup(setting: Setting) -> Work:
+        torch.manual_seed(0)
+        pair = [_network_on(setting, build) for build in (model.generator, model.discriminator)]
+        real, z, condition = model.draw(setting)
+        labels = condition[0] if condition else None
+        config = TrainConfig("gan", "digits")  # of which a step reads the losses only
+
+        def bind(players: Players, turn: Callable[[Players], Tensor], context: Callable[[], Any]) -> Call:
+            def run() -> Results:
+                with context():
+                    metrics = turn(players)
+                # D's gradients of this step; those of G already depend on D's optimizer step
+                grads = [p.grad for p in players.discriminator.parameters() if p.grad is not None]
+                return {"d_loss": metrics[0], **{f"grad {i}": grad for i, grad in enumerate(grads)}}
+
+            return run
+
+        def run_torch(wrap: Wrap) -> Call:
+            players = _players([plain(network) for network in pair], wrap)
+            return bind(players, torch_train_step(real, z, labels), lambda: _autocast(setting))
+
+        def run_fastgan() -> Call:
+            def turn(players: Players) -> Tensor:
+                return train_step(players, lambda: (real, z, condition), config)[D_LOSS:]
+
+            return bind(_players(copy.deepcopy(pair)), turn, lambda: _autocast(setting))
+
+        def judge() -> Results:
+            double = _players([plain(network).double() for network in pair], fused=False)
+            return bind(double, torch_train_step(real.double(), z.double(), labels), contextlib.nullcontext)()
+
+        return Work(run_torch, run_fastgan, judge, norm=True, flops=lambda: _count(run_torch(keep)))
+
+    return Case("training step", model.name, "step", setup)

@@ -49,8 +49,15 @@ Shape shape(
   return {small.size(0), groups, small.size(1) / groups, big.size(1) / groups, axis(0), axis(1)};
 }
 
-// Whether all taps of all channels of the big image make up few columns, and one tap's less than half a panel.
+// Whether all taps of all channels of the big image make up few columns, one tap's less than half a panel, and the stamps reach
+// every big pixel.
 bool few_columns(const Shape& s) {
+  for (const Axis& axis : {s.h, s.w}) {
+    const int64_t stamp = (axis.small - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
+    if (axis.padding < 0 || stamp - axis.padding < axis.big) {
+      return false;
+    }
+  }
   return s.cb < 8 && s.cb * s.taps() <= 128 && s.cs >= 4 && s.h.small * s.w.small > 0;
 }
 

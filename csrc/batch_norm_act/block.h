@@ -41,6 +41,7 @@ struct Block {
   int64_t inner;  // column j belongs to channel (j / inner) % channels
   bool planes;    // one parameter per channel; inner >= kMostLanes
   const C* parameters[kParameters];
+  bool relu;  // otherwise LeakyReLU, with slope 1 where there is no activation
   C slope;
   C* sums[2];         // scratch: [columns] each, where `planes` [channels, lanes]
   double* totals[2];  // [channels] each, written by the kernels that reduce

@@ -35,11 +35,14 @@ Totals moments(Pass<T>& pass) {
   // Sums are taken of what is left of x after subtracting a number near the mean: a few elements' mean, and where those
   // turn out to be outliers, the mean itself. So squares are never much larger than what is wanted of them.
   Doubles centre(static_cast<size_t>(pass.channels()));
-  for (int64_t channel = 0; channel < pass.channels(); ++channel) {
-    for (int64_t i = 0; i < kSamples; ++i) {
-      centre[channel] += pass.element(channel, (count - 1) * i / (kSamples - 1)) / kSamples;
+  for (int64_t i = 0; i < kSamples; ++i) {
+    const int64_t offset = pass.offset_of((count - 1) * i / (kSamples - 1));
+    for (int64_t channel = 0; channel < pass.channels(); ++channel) {
+      centre[channel] += pass.element(channel, offset) / kSamples;
     }
-    centre[channel] = static_cast<double>(static_cast<compute_t<T>>(centre[channel]));
+  }
+  for (double& each : centre) {
+    each = static_cast<double>(static_cast<compute_t<T>>(each));
   }
   for (bool again = true;; again = false) {
     pass.set(kMean, [&](int64_t channel) { return centre[channel]; });
@@ -106,9 +109,9 @@ void train_as(
 
 // Sums of g and of g * (x - mean).
 template <typename T>
-Totals sums_of(Pass<T>& pass, const Affine& affine, bool constants) {
+Totals sums_of(Pass<T>& pass, const Affine& affine) {
   set_affine(pass, affine, {});
-  return pass.reduce(constants ? FASTGAN_PICK(batch_norm_act::backward_of_constants<T>) : FASTGAN_PICK(batch_norm_act::backward_reduce<T>));
+  return pass.reduce(FASTGAN_PICK(batch_norm_act::backward_reduce<T>));
 }
 
 void write_gradients(const Totals& sums, const Affine& affine, const Tensor& grad_weight, const Tensor& grad_bias) {
@@ -130,8 +133,17 @@ void apply(Pass<T>& pass, const Affine& affine, const Doubles& per_centred, cons
 }
 
 template <typename T>
-void backward_as(Pass<T>& pass, const Affine& affine, bool training, const Tensor& grad_weight, const Tensor& grad_bias) {
-  Totals sums = sums_of(pass, affine, !training);
+void backward_as(
+    const Tensor& grad_output,
+    const Tensor& input,
+    const Affine& affine,
+    bool training,
+    Act act,
+    const Tensor& grad_input,
+    const Tensor& grad_weight,
+    const Tensor& grad_bias) {
+  Pass<T> pass(input, &grad_output, training ? nullptr : &grad_input, act);
+  Totals sums = sums_of(pass, affine);
   write_gradients(sums, affine, grad_weight, grad_bias);
   if (training) {
     const Doubles rstd = read_vector(affine.rstd);
@@ -140,6 +152,7 @@ void backward_as(Pass<T>& pass, const Affine& affine, bool training, const Tenso
       sums.first[i] /= count;
       sums.second[i] *= rstd[i] * rstd[i] / count;
     }
+    pass.write_to(grad_input);
     apply(pass, affine, sums.second, sums.first);
   }
 }
@@ -207,8 +220,8 @@ void backward(
     const Tensor& grad_weight,
     const Tensor& grad_bias) {
   with_dtype(input, [&](auto* type) {
-    Pass<std::remove_pointer_t<decltype(type)>> pass(input, &grad_output, &grad_input, act);
-    backward_as(pass, affine, training, grad_weight, grad_bias);
+    backward_as<std::remove_pointer_t<decltype(type)>>(
+        grad_output, input, affine, training, act, grad_input, grad_weight, grad_bias);
   });
 }
 
@@ -230,7 +243,7 @@ void backward_reduce(
     const Tensor& grad_bias) {
   with_dtype(input, [&](auto* type) {
     Pass<std::remove_pointer_t<decltype(type)>> pass(input, &grad_output, nullptr, act);
-    write_gradients(sums_of(pass, affine, false), affine, grad_weight, grad_bias);
+    write_gradients(sums_of(pass, affine), affine, grad_weight, grad_bias);
   });
 }
 

@@ -26,10 +26,10 @@ template <typename T>
 class Pass {
  public:
   using C = compute_t<T>;
-  using Kernel = void(const Block<T>&, Activation);
+  using Kernel = void(const Block<T>&);
 
   Pass(const Tensor& input, const Tensor* grad_output, const Tensor* output, Act act)
-      : view_(*view_of(input)), plan_(plan_for(view_)), activation_(act.activation) {
+      : view_(*view_of(input)), plan_(plan_for(view_)) {
     const int64_t padded = plan_.width() + kMostLanes;
     storage_ = std::make_unique<C[]>(static_cast<size_t>(kParameters * padded));
     for (int64_t i = 0; i < kParameters; ++i) {
@@ -37,22 +37,30 @@ class Pass {
     }
     block_.input = static_cast<const T*>(input.const_data_ptr());
     block_.grad_output = grad_output == nullptr ? nullptr : static_cast<const T*>(grad_output->const_data_ptr());
-    block_.output = output == nullptr ? nullptr : static_cast<T*>(output->mutable_data_ptr());
+    if (output != nullptr) {
+      write_to(*output);
+    }
     block_.stride = plan_.period;
     block_.inner = plan_.inner;
     block_.planes = plan_.planes;
-    block_.slope = static_cast<C>(act.slope);
+    block_.relu = act.activation == Activation::relu;
+    block_.slope = static_cast<C>(act.activation == Activation::none ? 1 : act.slope);
   }
+
+  void write_to(const Tensor& output) { block_.output = static_cast<T*>(output.mutable_data_ptr()); }
 
   int64_t channels() const { return view_.channels; }
 
   // Values per channel.
   int64_t count() const { return view_.outer * view_.inner; }
 
-  // An element of a channel; `position` is less than count().
-  double element(int64_t channel, int64_t position) const {
-    const int64_t plane = position / view_.inner * view_.channels + channel;
-    return static_cast<double>(static_cast<C>(block_.input[plane * view_.inner + position % view_.inner]));
+  // What the channels' elements at one position have in common: the offset in memory. `position` is less than count().
+  int64_t offset_of(int64_t position) const {
+    return position / view_.inner * view_.channels * view_.inner + position % view_.inner;
+  }
+
+  double element(int64_t channel, int64_t offset) const {
+    return static_cast<double>(static_cast<C>(block_.input[offset + channel * view_.inner]));
   }
 
   // value(channel) is the parameter's number.
@@ -127,12 +135,11 @@ class Pass {
         block.totals[which] = partials + (2 * row_task + which) * view_.channels + channel;
       }
     }
-    kernel(block, activation_);
+    kernel(block);
   }
 
   View view_;
   Plan plan_;
-  Activation activation_;
   Block<T> block_{};
   std::unique_ptr<C[]> storage_;
   C* parameters_[kParameters];

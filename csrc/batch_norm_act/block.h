@@ -18,10 +18,10 @@ using compute_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 // Numbers per column, or per channel where `planes`.
 enum Parameter : int64_t {
   kMean,
-  kScale,     // rstd * weight
-  kBias,      // with what rounding took from the mean
-  kCentred,   // grad_input = g * scale + ((x - mean) * centred + constant)
-  kConstant,
+  kScale,  // rstd * weight
+  kBias,   // with what rounding took from the mean
+  kPerCentred,
+  kPerElement,  // grad_input = ((g - per_element) - (x - mean) * per_centred) * scale
   kParameters
 };
 
@@ -43,8 +43,8 @@ struct Block {
   const C* parameters[kParameters];
   bool relu;  // otherwise LeakyReLU, with slope 1 where there is no activation
   C slope;
-  C* sums[2];         // scratch: [columns] each, where `planes` [channels, lanes]
-  double* totals[2];  // [channels] each, written by the kernels that reduce
+  C* sums[2];         // scratch of kernels that reduce: [columns] each, where `planes` [channels, lanes]
+  double* totals[2];  // what they find: [channels] each
 };
 
 }  // namespace fastgan

@@ -26,24 +26,35 @@ using torch::headeronly::Half;
 namespace fastgan::batch_norm_act {
 namespace {
 
-// Mean and sum of squared deviations.
+// A number near each channel's mean: that of a few elements, or 0, from which every x differs without rounding, where
+// those elements lie on both sides of it.
 template <typename T>
-Totals moments(Pass<T>& pass) {
+Doubles rough_means(const Pass<T>& pass) {
   constexpr int64_t kSamples = 4;
-  constexpr double kFar = 0.9;
-  const int64_t count = pass.count();
-  // Sums are taken of what is left of x after subtracting a number near the mean: a few elements' mean, and where those
-  // turn out to be outliers, the mean itself. So squares are never much larger than what is wanted of them.
-  Doubles centre(static_cast<size_t>(pass.channels()));
+  const size_t channels = static_cast<size_t>(pass.channels());
+  Doubles means(channels), least(channels, HUGE_VAL), most(channels, -HUGE_VAL);
   for (int64_t i = 0; i < kSamples; ++i) {
-    const int64_t offset = pass.offset_of((count - 1) * i / (kSamples - 1));
-    for (int64_t channel = 0; channel < pass.channels(); ++channel) {
-      centre[channel] += pass.element(channel, offset) / kSamples;
+    const int64_t offset = pass.offset_of((pass.count() - 1) * i / (kSamples - 1));
+    for (size_t channel = 0; channel < channels; ++channel) {
+      const double x = pass.element(static_cast<int64_t>(channel), offset);
+      means[channel] += x / kSamples;
+      least[channel] = std::min(least[channel], x);
+      most[channel] = std::max(most[channel], x);
     }
   }
-  for (double& each : centre) {
-    each = static_cast<double>(static_cast<compute_t<T>>(each));
+  for (size_t channel = 0; channel < channels; ++channel) {
+    means[channel] = least[channel] < 0 && most[channel] > 0 ? 0 : static_cast<compute_t<T>>(means[channel]);
   }
+  return means;
+}
+
+// Mean and sum of squared deviations. Sums are taken of what is left of x after subtracting a number near the mean, and
+// where that was an outlier, once more with the mean itself: no square is much larger than what is wanted of it.
+template <typename T>
+Totals moments(Pass<T>& pass) {
+  constexpr double kFar = 0.9;
+  const int64_t count = pass.count();
+  Doubles centre = rough_means(pass);
   for (bool again = true;; again = false) {
     pass.set(kMean, [&](int64_t channel) { return centre[channel]; });
     Totals totals = pass.reduce(FASTGAN_PICK(batch_norm_act::stats<T>));
@@ -123,12 +134,10 @@ void write_gradients(const Totals& sums, const Affine& affine, const Tensor& gra
   write_vector(grad_bias, sums.first);
 }
 
-// grad_input = scale * (g - per_element - (x - mean) * per_centred)
 template <typename T>
-void apply(Pass<T>& pass, const Affine& affine, const Doubles& per_centred, const Doubles& per_element) {
-  const Doubles weight = read_vector(affine.weight, pass.channels(), 1), rstd = read_vector(affine.rstd);
-  pass.set(kCentred, [&](int64_t c) { return -per_centred[c] * (rstd[c] * weight[c]); });
-  pass.set(kConstant, [&](int64_t c) { return -per_element[c] * (rstd[c] * weight[c]); });
+void apply(Pass<T>& pass, const Doubles& per_centred, const Doubles& per_element) {
+  pass.set(kPerCentred, [&](int64_t c) { return per_centred[c]; });
+  pass.set(kPerElement, [&](int64_t c) { return per_element[c]; });
   pass.run(FASTGAN_PICK(batch_norm_act::backward_apply<T>));
 }
 
@@ -153,7 +162,7 @@ void backward_as(
       sums.second[i] *= rstd[i] * rstd[i] / count;
     }
     pass.write_to(grad_input);
-    apply(pass, affine, sums.second, sums.first);
+    apply(pass, sums.second, sums.first);
   }
 }
 
@@ -258,7 +267,7 @@ void backward_apply(
   with_dtype(input, [&](auto* type) {
     Pass<std::remove_pointer_t<decltype(type)>> pass(input, &grad_output, &grad_input, act);
     set_affine(pass, affine, {});
-    apply(pass, affine, read_vector(per_centred), read_vector(per_element));
+    apply(pass, read_vector(per_centred), read_vector(per_element));
   });
 }
 

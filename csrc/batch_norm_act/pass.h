@@ -129,7 +129,6 @@ class Pass {
       const int64_t each = plan_.planes ? block.channels * kMostLanes : divide_up(block.columns, kMostLanes) * kMostLanes;
       constexpr int64_t kFloats = sizeof(C) / sizeof(float);
       C* sums = reinterpret_cast<C*>(workspace.floats(2 * each * kFloats));
-      std::fill_n(sums, 2 * each, C(0));
       for (int64_t which = 0; which < 2; ++which) {
         block.sums[which] = sums + which * each;
         block.totals[which] = partials + (2 * row_task + which) * view_.channels + channel;

@@ -10,39 +10,50 @@ from typing import Any
 
 import torch
 
-from fastgan.native import native_reason
-from fastgan.ops.common.dtypes import FLOATING
+from fastgan.native import NAMESPACE, native_reason
 
+_ops = getattr(torch.ops, NAMESPACE)
 _missing = native_reason("cpu")
+if _missing is None and not hasattr(_ops, "batch_norm_act_train"):
+    _missing = "the native cpu module is older than fastgan's Python code: build it again"
 
 
-def run(name: str) -> Callable[..., Any]:
-    """The compiled op; only called where :func:`reason` or :func:`backward_reason` is None."""
-    return getattr(torch.ops.fastgan_native, name).default if _missing is None else _absent
-
-
-def _absent(*_args: Any) -> Any:
-    raise RuntimeError(_missing)
+def _dense(tensor: torch.Tensor, channels_last: bool) -> bool:
+    return tensor.movedim(1, -1).is_contiguous() if channels_last else tensor.is_contiguous()
 
 
 def reason(input: torch.Tensor, *_rest: Any) -> str | None:
-    """None if forward, or a step of it, can run on ``input``, otherwise the reason."""
+    """None if forward, or the step of it, can run on ``input``, otherwise the reason."""
     if _missing is not None:
         return _missing
     if not input.is_cpu:
-        return f"the native batch norm runs on the CPU, got a tensor on {input.device.type}"
-    if input.is_contiguous() or input.movedim(1, -1).is_contiguous():
-        return None if input.dtype in FLOATING else f"the native batch norm has no kernel for {input.dtype}"
-    return "the native batch norm needs a dense input, channels first or last"
+        return f"the native batch norm is for CPU tensors, got {input.device.type}"
+    if input.is_contiguous() or _dense(input, channels_last=True):
+        return None
+    return "the native batch norm needs an input without gaps, channels first or last"
 
 
 def backward_reason(grad_output: torch.Tensor, input: torch.Tensor, *_rest: Any) -> str | None:
-    """None if a step of backward can run, otherwise the reason."""
-    why = reason(input)
-    if why is not None:
-        return why
-    if input.is_contiguous():
-        alike = grad_output.is_contiguous()
-    else:
-        alike = grad_output.movedim(1, -1).is_contiguous()
-    return None if alike else "the native batch norm needs a grad_output that lies in memory as the input does"
+    """As :func:`reason`, for the steps of backward."""
+    return reason(input)
+
+
+def _unavailable(*_args: Any) -> Any:
+    raise RuntimeError(_missing)
+
+
+def forward(name: str) -> Callable[..., Any]:
+    """The compiled op of that name; called only where :func:`reason` is None."""
+    return getattr(_ops, name).default if _missing is None else _unavailable
+
+
+def backward(name: str) -> Callable[..., Any]:
+    """The same for an op that takes grad_output first: a dense copy of it where it lies in memory as input does not."""
+    op = forward(name)
+
+    def run(grad_output: torch.Tensor, input: torch.Tensor, *rest: Any) -> Any:
+        if not _dense(grad_output, channels_last=not input.is_contiguous()):
+            grad_output = torch.empty_like(input).copy_(grad_output)
+        return op(grad_output, input, *rest)
+
+    return run

@@ -9,6 +9,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import fastgan
+from fastgan.dispatch import BACKENDS
 from fastgan.functional import batch_norm_act
 from tests.checks import assert_exact, assert_tight
 from tests.ops.cases import Undefined, activations, batch_norm_tensors, batch_norm_then
@@ -16,6 +17,12 @@ from tests.ops.cases import Undefined, activations, batch_norm_tensors, batch_no
 NAMES = ("input", "weight", "bias")
 MASKS = list(itertools.product([False, True], repeat=3))
 modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+
+
+def pytest_generate_tests(metafunc):
+    """Batch norm has a native kernel too."""
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", BACKENDS, indirect=True)
 
 
 def setup(device, shape=(3, 2, 2, 2), dtype=torch.float64):

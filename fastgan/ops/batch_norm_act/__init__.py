@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fastgan.dispatch import Backend, always, define
-from fastgan.ops.batch_norm_act import batching, reference
+from fastgan.ops.batch_norm_act import batching, native_launch, reference
 from fastgan.ops.common import triton_runtime
 from fastgan.ops.common.dtypes import accumulate_type
 
@@ -64,30 +64,36 @@ def _triton_supports(*args: Any) -> str | None:
     return triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
 
 
-def _backends(name: str, run_reference: Any) -> list[Backend]:
+def _backends(op: str, name: str, run_reference: Any, backward: bool = False) -> list[Backend]:
+    native = native_launch.backward if backward else native_launch.forward
+    native_supports = native_launch.backward_reason if backward else native_launch.reason
     # No GPU measurement is committed yet, so Triton is not chosen unasked.
-    return [Backend("triton", _triton(name), _triton_supports), Backend("reference", run_reference, always)]
+    return [
+        Backend("native", native(op), native_supports, auto_on=frozenset({"cpu"})),
+        Backend("triton", _triton(name), _triton_supports),
+        Backend("reference", run_reference, always),
+    ]
 
 
 define(
     "batch_norm_act_train(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, "
     f"Tensor(b!)? running_var, float momentum, float eps, {_ACTIVATION}) -> (Tensor output, Tensor mean, Tensor rstd)",
     _train_fake,
-    _backends("train", reference.train),
+    _backends("batch_norm_act_train", "train", reference.train),
     batching.train_rule,
 )
 define(
     "batch_norm_act_eval(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
     f"{_ACTIVATION}) -> Tensor",
     _eval_fake,
-    _backends("eval", reference.eval),
+    _backends("batch_norm_act_eval", "eval", reference.eval),
     batching.eval_rule,
 )
 define(
     "batch_norm_act_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
     f"bool training, {_ACTIVATION}) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)",
     _backward_fake,
-    _backends("backward", reference.backward),
+    _backends("batch_norm_act_backward", "backward", reference.backward, backward=True),
     batching.backward_rule,
 )
 
@@ -96,17 +102,17 @@ define(
 define(
     "batch_norm_act_stats(Tensor input) -> (Tensor mean, Tensor var)",
     _stats_fake,
-    _backends("local_stats", reference.local_stats),
+    _backends("batch_norm_act_stats", "local_stats", reference.local_stats),
 )
 define(
     "batch_norm_act_backward_reduce(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, "
     f"Tensor rstd, {_ACTIVATION}) -> (Tensor grad_weight, Tensor grad_bias)",
     _backward_reduce_fake,
-    _backends("backward_reduce", reference.backward_reduce),
+    _backends("batch_norm_act_backward_reduce", "backward_reduce", reference.backward_reduce, backward=True),
 )
 define(
     "batch_norm_act_backward_apply(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, "
     f"Tensor rstd, Tensor per_centred, Tensor per_element, {_ACTIVATION}) -> Tensor grad_input",
     _backward_apply_fake,
-    _backends("backward_apply", reference.backward_apply),
+    _backends("batch_norm_act_backward_apply", "backward_apply", reference.backward_apply, backward=True),
 )

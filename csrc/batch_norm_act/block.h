@@ -1,0 +1,50 @@
+// What the kernels of kernels.inc work on: a block of rows of a tensor whose memory is [rows, channels, inner].
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace fastgan {
+
+// Mirrors fastgan/ops/common/activation.py; tests/ops/test_native_batch_norm_act.py compares the two.
+enum class Activation : int64_t { none = 0, relu = 1, leaky_relu = 2 };
+
+constexpr int64_t kMostLanes = 16;  // floats in the widest vector of vector.inc
+
+// The arithmetic of a tensor of T.
+template <typename T>
+using compute_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// Numbers per column, or per channel where `planes`.
+enum Parameter : int64_t {
+  kMean,
+  kScale,  // rstd * weight
+  kBias,   // with what rounding took from the mean
+  kPerCentred,
+  kPerElement,  // grad_input = ((g - per_element) - (x - mean) * per_centred) * scale
+  kParameters
+};
+
+// Rows of `columns` neighbouring elements, `stride` apart. All parameters and sums can be read and written up to
+// the next multiple of kMostLanes.
+template <typename T>
+struct Block {
+  using C = compute_t<T>;
+
+  const T* input;        // [rows, columns]
+  const T* grad_output;  // [rows, columns], backward only
+  T* output;             // [rows, columns], output or grad_input
+  int64_t rows;
+  int64_t stride;
+  int64_t columns;  // where `planes`: channels * inner
+  int64_t channels;
+  int64_t inner;  // column j belongs to channel (j / inner) % channels
+  bool planes;    // one parameter per channel; inner >= kMostLanes
+  const C* parameters[kParameters];
+  bool relu;  // otherwise LeakyReLU, with slope 1 where there is no activation
+  C slope;
+  C* sums[2];         // scratch of kernels that reduce: [columns] each, where `planes` [channels, lanes]
+  double* totals[2];  // what they find: [channels] each
+};
+
+}  // namespace fastgan

@@ -1,0 +1,59 @@
+"""What the compiled batch norm + activation runs, and why it does not run the rest. CPU only.
+
+Memory is walked in order whatever the layout, so that the kernels ask for one of two: [N, C, rest] or [N, rest, C], dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fastgan.native import NAMESPACE, native_reason
+
+_ops = getattr(torch.ops, NAMESPACE)
+_missing = native_reason("cpu")
+if _missing is None and not hasattr(_ops, "batch_norm_act_train"):
+    _missing = "the native cpu module is older than fastgan's Python code: build it again"
+
+
+def _dense(tensor: torch.Tensor, channels_last: bool) -> bool:
+    return tensor.movedim(1, -1).is_contiguous() if channels_last else tensor.is_contiguous()
+
+
+def reason(input: torch.Tensor, *_rest: Any) -> str | None:
+    """None if forward, or the step of it, can run on ``input``, otherwise the reason."""
+    if _missing is not None:
+        return _missing
+    if not input.is_cpu:
+        return f"the native batch norm is for CPU tensors, got {input.device.type}"
+    if input.is_contiguous() or _dense(input, channels_last=True):
+        return None
+    return "the native batch norm needs an input without gaps, channels first or last"
+
+
+def backward_reason(grad_output: torch.Tensor, input: torch.Tensor, *_rest: Any) -> str | None:
+    """As :func:`reason`, for the steps of backward."""
+    return reason(input)
+
+
+def _unavailable(*_args: Any) -> Any:
+    raise RuntimeError(_missing)
+
+
+def forward(name: str) -> Callable[..., Any]:
+    """The compiled op of that name; called only where :func:`reason` is None."""
+    return getattr(_ops, name).default if _missing is None else _unavailable
+
+
+def backward(name: str) -> Callable[..., Any]:
+    """The same for an op that takes grad_output first: a dense copy of it where it lies in memory as input does not."""
+    op = forward(name)
+
+    def run(grad_output: torch.Tensor, input: torch.Tensor, *rest: Any) -> Any:
+        if not _dense(grad_output, channels_last=not input.is_contiguous()):
+            grad_output = torch.empty_like(input).copy_(grad_output)
+        return op(grad_output, input, *rest)
+
+    return run

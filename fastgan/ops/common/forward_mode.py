@@ -25,8 +25,8 @@ def with_jvp(function: Any, subclass: Any) -> Any:
 def _eager(function: Any) -> Any:
     """``function`` with ``setup_context`` called by its ``forward``: the form that torch.func's transforms cannot use.
 
-    Of a Function that has a ``setup_context`` torch asks the signature on each call, which takes several times as long as
-    everything else that ``apply`` does.
+    Of a Function that has a ``setup_context`` torch inspects the signature on each call, which takes several times as
+    long as everything else that ``apply`` does.
     """
 
     def forward(ctx: Any, *args: Any) -> Any:

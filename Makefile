@@ -17,7 +17,7 @@ SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 export FASTGAN_BUILD
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check wheels bench gpu clean
+.PHONY: help install demo test check sanitize wheels bench gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -44,6 +44,9 @@ check: install  ## lint, formatting, types, structure, the README's examples
 	$(BIN)/python -m mypy fastgan
 	$(BIN)/python -m pytest -q tests/test_structure.py
 	if [ -f README.md ]; then $(BIN)/python -m doctest -o ELLIPSIS -o NORMALIZE_WHITESPACE README.md; fi
+
+sanitize: install  ## the native tests with AddressSanitizer and UndefinedBehaviorSanitizer in the compiled code
+	PYTHON='$(abspath $(BIN)/python)' bash tests/sanitize.sh
 
 wheels: install  ## build the wheel beside this torch and the oldest supported one, test each beside both
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

@@ -59,3 +59,20 @@ def backend(request: pytest.FixtureRequest, device: torch.device) -> Iterator[st
         yield name
     wrong = [call for call in calls if call[1] != name]
     assert not wrong, f"asked for {name}, but these ran: {wrong}"
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once per instruction set that the native CPU kernels are compiled for and that runs here."""
+    from fastgan.native import native_reason
+
+    if native_reason("cpu") is not None:
+        pytest.skip(str(native_reason("cpu")))
+    ops = torch.ops.fastgan_native
+    best = ops.cpu_isa()
+    wanted = ("portable", "avx2", "avx512").index(request.param)
+    if wanted > best:
+        pytest.skip(f"this processor has no {request.param}, or the kernels are not compiled for it")
+    ops.set_cpu_isa(wanted)
+    yield request.param
+    ops.set_cpu_isa(best)

@@ -176,6 +176,12 @@ MUTANTS = (
     Mutant("second_order_of_the_loss_lost", f"{_LOSS}/autograd.py",
            "not need_target and not forward_mode.differentiable_backward():", "not need_target:",
            f"{_T_LOSS} -k order"),
+    Mutant("saved_gradient_overwritten_though_kept", f"{_LOSS}/autograd.py",
+           "if ctx.may_overwrite and _is_last_use():", "if ctx.may_overwrite:",
+           f"{_T_LOSS} -k retain_graph"),
+    Mutant("hooks_see_the_overwritten_gradient", f"{_LOSS}/autograd.py",
+           "if ctx.may_overwrite and _is_last_use():", "if _is_last_use():",
+           f"{_T_LOSS} -k hooks"),
     # --- contract and layers
     Mutant("dilation_and_stride_swapped", "fastgan/functional.py",
            "    geometry = _geometry.Geometry(steps, before, gaps, groups)\n    run = _conv_reference.conv2d if",

@@ -122,7 +122,7 @@ def cut_at_the_threads(name: str, layout: str) -> set[int]:
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
 def test_one_thread_and_two(name, layout, size, threads):
-    """The reference on a CPU; tests/test_native.py has the native loss, which is bit-equal."""
+    """The reference on a CPU; tests/ops/test_native_bce_with_logits.py has the native loss, which is bit-equal."""
     ours, theirs = [], []
     with fastgan.use_backend("reference"):
         for count in (1, 2):

@@ -21,7 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 #: What an installed wheel has to pass, with the compiled module (pytest's arguments).
-NATIVE_TESTS = ("tests/test_native.py", "tests/ops/test_bce_with_logits.py", "tests/test_dispatch.py")
+NATIVE_TESTS = (
+    "tests/test_native.py",
+    "tests/ops/test_native_bce_with_logits.py",
+    "tests/ops/test_bce_with_logits.py",
+    "tests/test_dispatch.py",
+)
 #: And without it.
 PURE_TESTS = ("tests/ops/test_bce_with_logits.py", "tests/nn/test_loss.py", "tests/test_dispatch.py")
 

@@ -34,9 +34,7 @@ std::tuple<Tensor, Tensor> bce_with_logits(
     check_same_device(op, "target", *target, "input", input);
     check_contiguous(op, "target", *target);
   }
-  check(
-      reduction >= static_cast<int64_t>(Reduction::none) && reduction <= static_cast<int64_t>(Reduction::sum),
-      op, ": reduction must be 0 (none), 1 (mean) or 2 (sum), got ", reduction);
+  check_reduction(op, reduction);
 
   const auto mode = static_cast<Reduction>(reduction);
   constexpr std::array<int64_t, 1> no_elements = {0};

@@ -1,4 +1,4 @@
-// The loss and its derivative for one logit: the only place where the formula is written. Host and device, no torch header.
+// The loss and its derivative for one logit. Host and device, no torch header. kernels.inc repeats the formula for vectors.
 #pragma once
 
 #ifdef __CUDACC__

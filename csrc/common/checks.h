@@ -7,6 +7,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "common/reduction.h"
+
 namespace fastgan {
 
 using torch::headeronly::ScalarType;
@@ -51,6 +53,12 @@ inline void check_same_device(
 inline void check_same_shape(
     const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
   check(tensor.sizes().equals(other.sizes()), op, ": ", name, " must have the shape of ", other_name);
+}
+
+inline void check_reduction(const char* op, int64_t reduction) {
+  check(
+      reduction >= static_cast<int64_t>(Reduction::none) && reduction <= static_cast<int64_t>(Reduction::sum), op,
+      ": reduction must be 0 (none), 1 (mean) or 2 (sum), got ", reduction);
 }
 
 }  // namespace fastgan

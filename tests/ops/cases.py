@@ -159,6 +159,27 @@ def outcome(call: Callable[[], Any]) -> tuple[type[BaseException], str]:
     return caught.type, str(caught.value)
 
 
+def on_threads(call: Callable[[], Sequence[torch.Tensor]]) -> Sequence[torch.Tensor]:
+    """What ``call`` returns, the same bits with 1, 2 and 5 threads."""
+    before, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(call())
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert one.shape == two.shape and one.dtype == two.dtype
+            assert bytes_of(one) == bytes_of(two), "the number of threads changes the result"
+    return results[0]
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    """Its elements' bits, NaN and the sign of zero included."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def wide(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
     """The same values in float64: the judge's arguments."""
     return [None if tensor is None else tensor.double() for tensor in tensors]

@@ -261,10 +261,38 @@ def test_an_undefined_gradient_is_no_gradient(backend, device):
 def test_retain_graph_gives_the_same_gradients_twice(backend, device):
     x = torch.randn(5, device=device, requires_grad=True)
     output = loss(x, 1.0)
-    first = torch.autograd.grad(output, x, retain_graph=True)[0]
-    assert torch.equal(first, torch.autograd.grad(output, x)[0])
+    first, second = (torch.autograd.grad(output, x, retain_graph=True)[0] for _ in range(2))
+    third = torch.autograd.grad(output, x)[0]  # may be the saved tensor, as nobody else can get that any more
+    assert torch.equal(first, second) and torch.equal(first, third)
+    assert len({tensor.data_ptr() for tensor in (first, second, third)}) == 3
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(output, x)
+
+
+@reductions
+def test_what_hooks_of_saved_tensors_have_seen_is_not_overwritten(reduction, backend, device):
+    seen = []
+
+    def pack(tensor):
+        seen.append((tensor, tensor.clone()))
+        return tensor
+
+    x = torch.randn(5, device=device, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = loss(x, 0.3, reduction=reduction)
+    (3 * output).sum().backward()
+    assert seen and all(torch.equal(tensor, before) for tensor, before in seen)
+
+
+def test_the_last_backward_takes_no_further_memory_of_that_size(device):
+    """It scales the saved gradient in place, and the leaf keeps that tensor."""
+    x = torch.randn(5, device=device, requires_grad=True)
+    with dispatch.trace() as calls:
+        output = loss(x, 0.3)
+        saved = output.grad_fn.saved_tensors[0].data_ptr()
+        output.backward()
+    assert [op for op, _ in calls] == ["bce_with_logits", "bce_with_logits_backward_"]
+    assert x.grad.data_ptr() == saved
 
 
 @pytest.mark.parametrize("edited", ["input", "target"])

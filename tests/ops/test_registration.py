@@ -127,6 +127,14 @@ def test_bce_with_logits_backward(layout, dtype, device):
     check("bce_with_logits_backward", gradient, torch.ones((), device=device, dtype=dtype), 1)
 
 
+@dtypes
+@layouts
+def test_bce_with_logits_backward_(layout, dtype, device):
+    # an expanded tensor cannot be written over
+    gradient = image((2, 3, 4, 4), "nchw" if layout == "expanded" else layout, dtype, device)
+    check("bce_with_logits_backward_", gradient, torch.ones((), device=device, dtype=dtype), 1)
+
+
 def test_every_op_is_checked_here():
     checked = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(dispatch.op_names()) <= checked

@@ -79,12 +79,48 @@ define(
     ],
     batching.forward_rule,
 )
+
+
+def _backward_in_place_fake(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> None:
+    return None
+
+
+def _native_backward(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> torch.Tensor:
+    return torch.ops.fastgan_native.bce_with_logits_backward(gradient, grad_output, reduction)
+
+
+def _native_backward_in_place(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> None:
+    torch.ops.fastgan_native.bce_with_logits_backward_(gradient, grad_output, reduction)
+
+
+def _native_backward_supports(gradient: torch.Tensor, grad_output: torch.Tensor, _reduction: int) -> str | None:
+    if gradient.device.type != "cpu":
+        return f"the native backward of the loss is for CPU tensors, got {gradient.device.type}"
+    if not gradient.is_contiguous():
+        return "the native backward of the loss needs a contiguous gradient"
+    if grad_output.dtype != gradient.dtype:
+        return f"the native backward of the loss needs one dtype, got {gradient.dtype} and {grad_output.dtype}"
+    if not grad_output.is_contiguous() and any(grad_output.stride()):  # expanded from one number, all strides are 0
+        return "the native backward of the loss needs a contiguous incoming gradient, or one number expanded"
+    return native_reason("cpu")
+
+
 define(
     "bce_with_logits_backward(Tensor gradient, Tensor grad_output, int reduction) -> Tensor",
     lambda gradient, grad_output, reduction: torch.empty_like(gradient),
     [
+        Backend("native", _native_backward, _native_backward_supports, auto_on=frozenset({"cpu"})),
         Backend("triton", _triton("backward"), _triton_supports),
         Backend("reference", reference.backward, always),
     ],
     batching.backward_rule,
+)
+define(
+    "bce_with_logits_backward_(Tensor(a!) gradient, Tensor grad_output, int reduction) -> ()",
+    _backward_in_place_fake,
+    [
+        Backend("native", _native_backward_in_place, _native_backward_supports, auto_on=frozenset({"cpu"})),
+        Backend("triton", _triton("backward_"), _triton_supports),
+        Backend("reference", reference.backward_, always),
+    ],
 )

@@ -59,10 +59,17 @@ def scale_of(gradient: torch.Tensor, reduction: int) -> float:
 def backward(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> torch.Tensor:
     """``gradient * grad_output``, over the number of elements if the loss was their mean. In the accumulate type: 1 / N
     can be too small for float16."""
+    return torch.empty_like(gradient).copy_(_scaled(gradient, grad_output, reduction))
+
+
+def backward_(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> None:
+    """:func:`backward`, written over ``gradient``."""
+    gradient.copy_(_scaled(gradient, grad_output, reduction))
+
+
+def _scaled(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> torch.Tensor:
     dtype = accumulate_type(gradient.dtype)
-    return torch.empty_like(gradient).copy_(
-        gradient.to(dtype) * (grad_output.to(dtype) * scale_of(gradient, reduction))
-    )
+    return gradient.to(dtype) * (grad_output.to(dtype) * scale_of(gradient, reduction))
 
 
 def partials(

@@ -94,16 +94,28 @@ def _tiles_per_program(size: int, device: torch.device) -> int:
 def backward(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> torch.Tensor:
     """As ``reference.backward``."""
     grad_input = torch.empty_like(gradient)
-    size = gradient.numel()
-    if size == 0:
-        return grad_input
+    _scale(_dense(gradient), grad_output, reduction, grad_input)
+    return grad_input
+
+
+def backward_(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> None:
+    """As ``reference.backward_``."""
     dense = _dense(gradient)
+    _scale(dense, grad_output, reduction, dense)
+    if dense is not gradient:
+        gradient.copy_(dense)
+
+
+def _scale(dense: torch.Tensor, grad_output: torch.Tensor, reduction: int, grad_input: torch.Tensor) -> None:
+    """``dense`` times ``grad_output`` and the reduction's factor into ``grad_input``, of the same memory order."""
+    size = dense.numel()
+    if size == 0:
+        return
     # a sum's gradient arrives expanded from one number: every stride is 0
     scalar = all(stride == 0 or n == 1 for stride, n in zip(grad_output.stride(), grad_output.shape, strict=True))
-    with launch_device(gradient):
+    with launch_device(dense):
         kernels.bce_with_logits_backward_kernel[(triton.cdiv(size, BLOCK),)](
             dense, grad_output if scalar else _ordered(grad_output, dense, dense.device), grad_input,
-            scale_of(gradient, reduction), size,
-            ACC=_type(gradient.dtype), SCALAR=scalar, BLOCK=BLOCK,
+            scale_of(dense, reduction), size,
+            ACC=_type(dense.dtype), SCALAR=scalar, BLOCK=BLOCK,
         )  # fmt: skip
-    return grad_input

@@ -1,4 +1,4 @@
-"""Forward-mode differentiation through our autograd Functions.
+"""Forward-mode differentiation through our autograd Functions, and which class of a Function runs.
 
 torch.compile traces no Function that has a ``jvp``. So each of ours has none, and a subclass that adds it runs wherever
 nothing is compiled.
@@ -6,6 +6,7 @@ nothing is compiled.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -15,7 +16,31 @@ from torch.autograd import forward_ad
 
 def with_jvp(function: Any, subclass: Any) -> Any:
     """``subclass``, which is ``function`` with a ``jvp``; ``function`` itself for a compiler."""
-    return function if torch.compiler.is_compiling() else subclass
+    if torch.compiler.is_compiling():
+        return function
+    return subclass if torch._C._are_functorch_transforms_active() else _eager(subclass)
+
+
+@functools.cache
+def _eager(function: Any) -> Any:
+    """``function`` with ``setup_context`` called by its ``forward``: the form that torch.func's transforms cannot use.
+
+    Of a Function that has a ``setup_context`` torch inspects the signature on each call, which takes several times as
+    long as everything else that ``apply`` does.
+    """
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = function.forward(*args)
+        function.setup_context(ctx, args, output)
+        return output
+
+    members = {
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+        "forward": staticmethod(forward),
+        "setup_context": staticmethod(torch.autograd.Function.setup_context),
+    }
+    return type(function.__name__, (function,), members)
 
 
 def differentiable_backward() -> bool:

@@ -21,7 +21,8 @@ enum Parameter : int64_t {
   kScale,  // rstd * weight
   kBias,   // with what rounding took from the mean
   kPerCentred,
-  kPerElement,  // grad_input = ((g - per_element) - (x - mean) * per_centred) * scale
+  kPerElement,  // grad_input = ((g - per_element) - ((x - mean) * per_centred + low)) * scale
+  kPerElementLow,
   kParameters
 };
 
@@ -44,6 +45,7 @@ struct Block {
   bool relu;  // otherwise LeakyReLU, with slope 1 where there is no activation
   C slope;
   C* sums[2];         // scratch of kernels that reduce: [columns] each, where `planes` [channels, lanes]
+  double* wide_sum;   // scratch of the same size, for a first sum in double
   double* totals[2];  // what they find: [channels] each
 };
 

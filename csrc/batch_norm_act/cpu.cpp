@@ -138,6 +138,9 @@ template <typename T>
 void apply(Pass<T>& pass, const Doubles& per_centred, const Doubles& per_element) {
   pass.set(kPerCentred, [&](int64_t c) { return per_centred[c]; });
   pass.set(kPerElement, [&](int64_t c) { return per_element[c]; });
+  pass.set(kPerElementLow, [&](int64_t c) {
+    return per_element[c] - static_cast<double>(static_cast<compute_t<T>>(per_element[c]));
+  });
   pass.run(FASTGAN_PICK(batch_norm_act::backward_apply<T>));
 }
 

@@ -127,8 +127,9 @@ class Pass {
     }
     if (partials != nullptr) {
       const int64_t each = plan_.planes ? block.channels * kMostLanes : divide_up(block.columns, kMostLanes) * kMostLanes;
-      constexpr int64_t kFloats = sizeof(C) / sizeof(float);
-      C* sums = reinterpret_cast<C*>(workspace.floats(2 * each * kFloats));
+      constexpr int64_t kFloats = (sizeof(double) + 2 * sizeof(C)) / sizeof(float);
+      block.wide_sum = reinterpret_cast<double*>(workspace.floats(each * kFloats));
+      C* sums = reinterpret_cast<C*>(block.wide_sum + each);
       for (int64_t which = 0; which < 2; ++which) {
         block.sums[which] = sums + which * each;
         block.totals[which] = partials + (2 * row_task + which) * view_.channels + channel;

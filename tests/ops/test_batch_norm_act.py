@@ -22,6 +22,7 @@ from tests.ops.cases import (
     with_gradients,
 )
 
+pytestmark = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 NAMES = ("output", "grad_input", "grad_weight", "grad_bias", "running_mean", "running_var")
 NAN = float("nan")
 SHAPES = [
@@ -36,12 +37,6 @@ SHAPES = [
     (3, 65, 6, 5),
 ]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-
-
-def pytest_generate_tests(metafunc):
-    """Batch norm has a native kernel too."""
-    if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", BACKENDS, indirect=True)
 
 
 def needs_support(backend, x):

@@ -14,15 +14,10 @@ from fastgan.functional import batch_norm_act
 from tests.checks import assert_exact, assert_tight
 from tests.ops.cases import Undefined, activations, batch_norm_tensors, batch_norm_then
 
+pytestmark = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 NAMES = ("input", "weight", "bias")
 MASKS = list(itertools.product([False, True], repeat=3))
 modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-
-
-def pytest_generate_tests(metafunc):
-    """Batch norm has a native kernel too."""
-    if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", BACKENDS, indirect=True)
 
 
 def setup(device, shape=(3, 2, 2, 2), dtype=torch.float64):
@@ -239,11 +234,10 @@ def test_repeats_are_bit_equal(backend, device):
         assert all(torch.equal(one, other) for one, other in zip(first, step(), strict=True))
 
 
-def test_double_backward_does_not_touch_the_statistics(device):
+def test_double_backward_does_not_touch_the_statistics(backend, device):
     tensors, grad, buffers = setup(device)
-    with fastgan.use_backend("reference"):
-        output = ours(tensors, buffers, True)
-        after = [buffer.clone() for buffer in buffers]
-        (first,) = torch.autograd.grad(output, tensors[0], grad, create_graph=True)
-        first.square().sum().backward()
+    output = ours(tensors, buffers, True)
+    after = [buffer.clone() for buffer in buffers]
+    (first,) = torch.autograd.grad(output, tensors[0], grad, create_graph=True)
+    first.square().sum().backward()
     assert all(torch.equal(one, other) for one, other in zip(buffers, after, strict=True))

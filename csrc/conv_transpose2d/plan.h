@@ -11,7 +11,7 @@
 namespace fastgan {
 
 constexpr int64_t kPackedFloats = 1 << 19;  // 2 MB of packed weights at a time
-constexpr int64_t kChunkFloats = 1 << 16;   // 256 KB of input, or of one output panel, at a time
+constexpr int64_t kChunkFloats = 1 << 15;   // 128 KB of input, or of one output panel, at a time
 
 // Output positions along one axis that meet the same taps.
 struct AxisTap {
@@ -198,7 +198,7 @@ inline TapRange tap_range(const Axis& axis, int64_t k) {
 // The weight gradient (weight.inc): a product over pixels and images. Rows are channels of the small image, columns those of
 // the big one; both are packed by chunks of images, the images innermost, so that a tap's products are long runs.
 struct WeightPlan {
-  static constexpr int64_t kChunkPixels = 512;         // small pixels of a chunk: a panel of rows stays in the L1 cache
+  static constexpr int64_t kChunkPixels = 256;         // small pixels of a chunk: a panel of rows stays in the L1 cache
   static constexpr int64_t kMostSums = 1 << 18;        // 1 MB of sums per thread
   static constexpr int64_t kMostPacked = 3 << 17;      // 1.5 MB of packed rows per thread
 

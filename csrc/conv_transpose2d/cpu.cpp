@@ -61,6 +61,16 @@ bool few_columns(const Shape& s) {
   return s.cb < 8 && s.cb * s.taps() <= 128 && s.cs >= 4 && s.h.small * s.w.small > 0;
 }
 
+// Whether the Winograd method takes the shape and does less work: not where most taps of the direct one fall outside the image.
+bool winograd_pays(const Shape& s) {
+  for (const Axis& axis : {s.h, s.w}) {
+    if (axis.kernel != 4 || axis.stride != 2 || axis.padding != 1 || axis.dilation != 1 || axis.small < 4) {
+      return false;
+    }
+  }
+  return s.cs >= 16 && s.cb >= 16 && s.batch * s.h.small * s.w.small >= 64;
+}
+
 void conv_image(
     const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& output, bool transposed,
     Ints stride, Ints padding, Ints dilation, int64_t groups) {
@@ -78,7 +88,9 @@ void conv_image(
     problem.bias = static_cast<const float*>(bias->const_data_ptr());
   }
   if (output.numel() > 0) {
-    (few_columns(problem.shape) ? columns_image : direct_image)(problem);
+    (few_columns(problem.shape)       ? columns_image
+         : winograd_pays(problem.shape) ? winograd_image
+                                        : direct_image)(problem);
   }
 }
 

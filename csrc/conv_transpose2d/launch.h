@@ -8,6 +8,9 @@ namespace fastgan {
 void direct_image(const ImageProblem& problem);
 void direct_weight(const WeightProblem& problem);
 
+// For kernel 4, stride 2, padding 1, dilation 1.
+void winograd_image(const ImageProblem& problem);
+
 // For few channels of the big image.
 void columns_image(const ImageProblem& problem);
 void columns_weight(const WeightProblem& problem);

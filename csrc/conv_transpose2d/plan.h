@@ -267,4 +267,37 @@ struct ColumnsPlan {
   int64_t images, chunks;
 };
 
+// The Winograd method for kernel 4, stride 2, padding 1 (winograd.inc), whose tiles are 2 x 2 small pixels.
+struct WinogradPlan {
+  static constexpr int64_t kBlockFloats = 1 << 16;  // 256 KB of transformed input
+
+  WinogradPlan(const ImageProblem& problem, int64_t rows, int64_t panel, int64_t threads) {
+    const Shape& s = problem.shape;
+    const bool up = problem.transposed;
+    in_channels = up ? s.cs : s.cb;
+    out_channels = up ? s.cb : s.cs;
+    in_h = up ? s.h.small : s.h.big;
+    in_w = up ? s.w.small : s.w.big;
+    out_h = up ? s.h.big : s.h.small;
+    out_w = up ? s.w.big : s.w.small;
+    // Up, the tiles must cover the big image, whose odd last row belongs to a small pixel that need not exist.
+    tiles_h = ((up ? (s.h.big + 1) / 2 : s.h.small) + 1) / 2;
+    tiles_w = ((up ? (s.w.big + 1) / 2 : s.w.small) + 1) / 2;
+    tiles = s.batch * tiles_h * tiles_w;
+    const int64_t fitting = kBlockFloats / ((up ? 25 : 36) * in_channels), fair = (tiles + threads - 1) / threads;
+    block = std::max<int64_t>(1, (std::min(fitting, fair) + rows - 1) / rows) * rows;
+    block_images = (block + tiles_h * tiles_w - 2) / (tiles_h * tiles_w) + 1;
+    difference_floats = block * in_channels + panel;  // neither a power of two: see DirectPlan
+    product_floats = in_channels * panel + panel;
+    panel_floats = 36 * product_floats + panel;
+    panels = (out_channels + panel - 1) / panel;
+    panels_per_pass = std::max<int64_t>(1, std::min(panels, 2 * kPackedFloats / panel_floats));
+  }
+
+  int64_t in_channels, out_channels, in_h, in_w, out_h, out_w;  // of one group
+  int64_t tiles_h, tiles_w, tiles;
+  int64_t block, block_images;  // tiles that are transformed together, and the images that they may touch
+  int64_t difference_floats, product_floats, panel_floats, panels, panels_per_pass;
+};
+
 }  // namespace fastgan

@@ -1,0 +1,19 @@
+// The Winograd method, for each instruction set.
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "common/workspace.h"
+#include "conv_transpose2d/launch.h"
+#include "conv_transpose2d/plan.h"
+
+#define FASTGAN_EACH_ISA "conv_transpose2d/winograd_all.inc"
+#include "common/each_isa.h"
+
+namespace fastgan {
+
+void winograd_image(const ImageProblem& problem) {
+  FASTGAN_PICK(winograd_image)(problem);
+}
+
+}  // namespace fastgan

@@ -1,7 +1,7 @@
 // Batch norm + activation on the CPU: passes over memory, and what the sums of one tell the next.
 //
-// A pass walks memory in order, whatever its layout, and keeps two sums per channel. The tasks' sums are added in double and
-// in one order, so no bit depends on the number of threads.
+// A pass walks memory in order, whatever its layout, and keeps two sums per channel. The tasks' sums are added in
+// double and in one order, so no bit depends on the number of threads.
 #include "batch_norm_act/cpu.h"
 
 #include <cmath>
@@ -202,7 +202,8 @@ std::optional<View> view_of(const Tensor& input) {
   return View{input.size(0) * inner, input.size(1), 1};
 }
 
-void train(const Tensor& input, const Affine& affine, const Running& running, double eps, Act act, const Tensor& output) {
+void train(
+    const Tensor& input, const Affine& affine, const Running& running, double eps, Act act, const Tensor& output) {
   if (input.numel() == 0) {
     const size_t channels = static_cast<size_t>(input.size(1));
     write_vector(affine.mean, Doubles(channels, 0.0));

@@ -1,4 +1,4 @@
-// What cpu_bind.cpp hands to cpu.cpp. All tensors of the input's shape have its dtype and its layout in memory, which is
+// What cpu_bind.cpp hands to cpu.cpp. Tensors of the input's shape have its dtype and its layout in memory, which is
 // [N, C, rest] or [N, rest, C] without gaps; vectors are [C], of any floating dtype and stride.
 #pragma once
 
@@ -42,7 +42,8 @@ struct Running {
 };
 
 // Fills output, affine.mean and affine.rstd, and updates the running statistics.
-void train(const Tensor& input, const Affine& affine, const Running& running, double eps, Act act, const Tensor& output);
+void train(
+    const Tensor& input, const Affine& affine, const Running& running, double eps, Act act, const Tensor& output);
 
 void evaluate(const Tensor& input, const Affine& affine, Act act, const Tensor& output);
 

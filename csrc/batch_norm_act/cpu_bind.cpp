@@ -18,8 +18,9 @@ using Vector = std::optional<Tensor>;
 namespace bn = batch_norm_act;
 
 const Schema train_schema(
-    "batch_norm_act_train(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, Tensor(b!)? running_var,"
-    " float momentum, float eps, int activation, float negative_slope) -> (Tensor output, Tensor mean, Tensor rstd)");
+    "batch_norm_act_train(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean,"
+    " Tensor(b!)? running_var, float momentum, float eps, int activation, float negative_slope)"
+    " -> (Tensor output, Tensor mean, Tensor rstd)");
 const Schema eval_schema(
     "batch_norm_act_eval(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, int activation,"
     " float negative_slope) -> Tensor");
@@ -102,7 +103,8 @@ std::tuple<Tensor, Tensor, Tensor> train(
   check_vector("running_mean", running_mean, input);
   check_vector("running_var", running_var, input);
   check(
-      running_mean.has_value() == running_var.has_value(), kOp, ": running_mean and running_var must be given together");
+      running_mean.has_value() == running_var.has_value(), kOp,
+      ": running_mean and running_var must be given together");
   const Tensor output = torch::stable::empty_like(input);
   const Tensor mean = new_vector(input, false), rstd = new_vector(input, false);
   const bn::Affine affine{weight, bias, mean, rstd};

@@ -126,7 +126,7 @@ class Pass {
       block.parameters[i] = parameters_[i] + channel * (plan_.planes ? 1 : plan_.inner);
     }
     if (partials != nullptr) {
-      const int64_t each = plan_.planes ? block.channels * kMostLanes : divide_up(block.columns, kMostLanes) * kMostLanes;
+      const int64_t each = (plan_.planes ? block.channels : divide_up(block.columns, kMostLanes)) * kMostLanes;
       constexpr int64_t kFloats = (sizeof(double) + 2 * sizeof(C)) / sizeof(float);
       block.wide_sum = reinterpret_cast<double*>(workspace.floats(each * kFloats));
       C* sums = reinterpret_cast<C*>(block.wide_sum + each);

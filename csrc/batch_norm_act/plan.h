@@ -39,7 +39,8 @@ struct Plan {
       return {rows * period, 1, rest};
     }
     const int64_t row = row_task * rows_per_task;
-    const int64_t width = channels_per_task < channels ? std::min(channels_per_task, channels - channel) * inner : period;
+    const bool all = channels_per_task == channels;
+    const int64_t width = all ? period : std::min(channels_per_task, channels - channel) * inner;
     return {row * period + channel * inner, std::min(rows_per_task, rows - row), width};
   }
 };

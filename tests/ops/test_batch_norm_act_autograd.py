@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-import fastgan
 from fastgan.dispatch import BACKENDS
 from fastgan.functional import batch_norm_act
 from tests.checks import assert_exact, assert_tight

@@ -69,9 +69,7 @@ def tensors(shape, dtype, channels_last=False, mean=1.0, std=1.0):
 
 def run(function, x, weight, bias, grad, mean, var, training=True):
     mean, var = mean.clone(), var.clone()
-    results = with_gradients(
-        lambda x, w, b: function(x, mean, var, w, b, training, 0.3, 1e-5), [x, weight, bias], grad
-    )
+    results = with_gradients(lambda x, w, b: function(x, mean, var, w, b, training, 0.3, 1e-5), [x, weight, bias], grad)
     return [*results, mean, var]
 
 
@@ -118,7 +116,10 @@ def test_dtypes_and_ranks(shape, activation, channels_last, dtype, isa):
 @layouts
 @pytest.mark.parametrize(
     "shape",
-    [(40, 64, 8, 8), (300, 33, 4, 4), (1, 3, 300, 301), (20000, 2), (3, 5000, 2, 2), (2, 3000, 6, 6), (100001, 1), (2, 1, 70001)],
+    [
+        (40, 64, 8, 8), (300, 33, 4, 4), (1, 3, 300, 301), (20000, 2),
+        (3, 5000, 2, 2), (2, 3000, 6, 6), (100001, 1), (2, 1, 70001),
+    ],
     ids=str,
 )  # fmt: skip
 def test_several_tasks(shape, channels_last):
@@ -137,7 +138,7 @@ def test_a_large_mean(shape, mean, dtype, channels_last, isa):
 
 @layouts
 def test_outliers_among_the_elements_that_are_looked_at_first(channels_last):
-    """The number that is subtracted before summing is then far from the mean, and the pass is repeated with the mean."""
+    """What is subtracted before summing is then far from the mean, and the pass is repeated with the mean."""
     data = tensors((64, 5, 6, 6), torch.float32, channels_last)
     for image in (0, 21, 42, 63):
         data[0][image, :, 0, 0] = 1e5

@@ -96,7 +96,8 @@ class BatchNormActEvalWithJvp(BatchNormActEval):
 
 for _function in (BatchNormActTrain, BatchNormActTrainWithJvp, BatchNormActEval, BatchNormActEvalWithJvp):
     # torch asks for it in every call, and makes it anew, in some 20 microseconds, where it is not given
-    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
+    _forward: Any = _function.forward
+    _forward.__signature__ = inspect.signature(_forward)
 
 
 def _bare(*tensors: torch.Tensor | None) -> bool:

@@ -1,6 +1,7 @@
 """What the compiled batch norm + activation runs, and why it does not run the rest. CPU only.
 
-Memory is walked in order whatever the layout, so that the kernels ask for one of two: [N, C, rest] or [N, rest, C], dense.
+Memory is walked in order whatever the layout, so that the kernels ask for one of two, without gaps: [N, C, rest] or
+[N, rest, C].
 """
 
 from __future__ import annotations

@@ -109,7 +109,9 @@ void conv_weight(
     torch::stable::zero_(const_cast<Tensor&>(weight));
     return;
   }
-  (few_columns(problem.shape) ? columns_weight : direct_weight)(problem);
+  (few_columns(problem.shape)         ? columns_weight
+       : winograd_pays(problem.shape) ? winograd_weight
+                                      : direct_weight)(problem);
 }
 
 }  // namespace

@@ -16,4 +16,8 @@ void winograd_image(const ImageProblem& problem) {
   FASTGAN_PICK(winograd_image)(problem);
 }
 
+void winograd_weight(const WeightProblem& problem) {
+  FASTGAN_PICK(winograd_weight)(problem, torch::stable::get_num_threads());
+}
+
 }  // namespace fastgan

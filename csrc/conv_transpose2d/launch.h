@@ -10,6 +10,7 @@ void direct_weight(const WeightProblem& problem);
 
 // For kernel 4, stride 2, padding 1, dilation 1.
 void winograd_image(const ImageProblem& problem);
+void winograd_weight(const WeightProblem& problem);
 
 // For few channels of the big image.
 void columns_image(const ImageProblem& problem);

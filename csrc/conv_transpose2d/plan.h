@@ -267,6 +267,10 @@ struct ColumnsPlan {
   int64_t images, chunks;
 };
 
+struct Tile {
+  int64_t image, y, x;
+};
+
 // The Winograd method for kernel 4, stride 2, padding 1 (winograd.inc), whose tiles are 2 x 2 small pixels.
 struct WinogradPlan {
   static constexpr int64_t kBlockFloats = 1 << 16;  // 256 KB of transformed input
@@ -294,10 +298,42 @@ struct WinogradPlan {
     panels_per_pass = std::max<int64_t>(1, std::min(panels, 2 * kPackedFloats / panel_floats));
   }
 
+  Tile tile_at(int64_t tile) const {
+    return {tile / (tiles_h * tiles_w), tile / tiles_w % tiles_h, tile % tiles_w};
+  }
+
   int64_t in_channels, out_channels, in_h, in_w, out_h, out_w;  // of one group
   int64_t tiles_h, tiles_w, tiles;
   int64_t block, block_images;  // tiles that are transformed together, and the images that they may touch
   int64_t difference_floats, product_floats, panel_floats, panels, panels_per_pass;
+};
+
+// The weight gradient by the Winograd method (winograd_weight.inc).
+struct WinogradWeightPlan {
+  static constexpr int64_t kBlock = 128;          // tiles: the steps of one run of products
+  static constexpr int64_t kMostSums = 5 << 17;   // 2.5 MB of sums per thread
+
+  WinogradWeightPlan(const Shape& s, int64_t rows, int64_t panel, int64_t threads)
+      : small_h(s.h.small), small_w(s.w.small), big_h(s.h.big), big_w(s.w.big) {
+    tiles_h = (small_h + 1) / 2;
+    tiles_w = (small_w + 1) / 2;
+    tiles = s.batch * tiles_h * tiles_w;
+    block = std::min(tiles, kBlock);
+    block_images = (block + tiles_h * tiles_w - 2) / (tiles_h * tiles_w) + 1;
+    difference_floats = block * panel + panel;
+    row_panels = (s.cs + rows - 1) / rows;
+    panels = (s.cb + panel - 1) / panel;
+    const int64_t most = std::max<int64_t>(1, kMostSums / (36 * row_panels * rows * panel));
+    panels_per_task = std::min(most, (panels + threads - 1) / threads);
+  }
+
+  Tile tile_at(int64_t tile) const {
+    return {tile / (tiles_h * tiles_w), tile / tiles_w % tiles_h, tile % tiles_w};
+  }
+
+  int64_t small_h, small_w, big_h, big_w;
+  int64_t tiles_h, tiles_w, tiles, block, block_images;
+  int64_t difference_floats, row_panels, panels, panels_per_task;
 };
 
 }  // namespace fastgan

@@ -49,13 +49,9 @@ def plain(network: nn.Module) -> nn.Module:
 
 def _plain_layer(layer: Any) -> nn.Module:
     if type(layer) is fastgan.nn.BatchNormAct2d:
-        slope = layer.negative_slope
-        act = nn.ReLU(inplace=True) if layer.activation == "relu" else nn.LeakyReLU(slope, inplace=True)
-        if layer.activation not in ("relu", "leaky_relu"):
-            raise TypeError(f"no translation for activation {layer.activation!r}")
         norm = copy.copy(layer)
         norm.__class__ = nn.BatchNorm2d
-        return nn.Sequential(norm, act)
+        return nn.Sequential(norm, _plain_activation(layer))
     if type(layer) is fastgan.nn.ConvTranspose2d and not isinstance(layer.padding, str):
         layer.__class__ = nn.ConvTranspose2d
     elif type(layer) is fastgan.nn.Conv2d:
@@ -63,7 +59,18 @@ def _plain_layer(layer: Any) -> nn.Module:
         layer.__class__ = SameConv2d if strided_same else nn.Conv2d
     else:
         raise TypeError(f"no translation for {layer}")
-    return layer
+    has_none = getattr(layer, "activation", "none") == "none"  # of the class, where it is not in the instance
+    return layer if has_none else nn.Sequential(layer, _plain_activation(layer))
+
+
+def _plain_activation(layer: Any) -> nn.Module:
+    if layer.activation == "relu":
+        return nn.ReLU(inplace=True)
+    if layer.activation == "leaky_relu":
+        return nn.LeakyReLU(layer.negative_slope, inplace=True)
+    if layer.activation == "tanh":
+        return nn.Tanh()
+    raise TypeError(f"no translation for activation {layer.activation!r}")
 
 
 def torch_train_step(real: Tensor, z: Tensor, labels: Tensor | None) -> Callable[[Players], Tensor]:

@@ -23,6 +23,7 @@ from fastgan.ops.bce_with_logits import checks as _bce_checks
 from fastgan.ops.common import activation as _activation
 from fastgan.ops.common.dtypes import autocast_low, autocast_wide, round_to
 from fastgan.ops.common.overrides import overridable
+from fastgan.ops.conv_transpose2d import activated as _conv_act
 from fastgan.ops.conv_transpose2d import autograd as _conv
 from fastgan.ops.conv_transpose2d import geometry as _geometry
 from fastgan.ops.conv_transpose2d import reference as _conv_reference
@@ -47,6 +48,9 @@ def conv_transpose2d(
     output_padding: Ints = 0,
     groups: int = 1,
     dilation: Ints = 1,
+    *,
+    activation: str = "none",
+    negative_slope: float = 0.01,
 ) -> torch.Tensor:
     """2-D transposed convolution, as :func:`torch.nn.functional.conv_transpose2d`, and TensorFlow's ``"same"``.
 
@@ -61,6 +65,9 @@ def conv_transpose2d(
             ``input * stride``; ``floor(t / 2)`` rows are cropped before the first one, the rest after,
             ``t = max(dilation * (k - 1) + 1 - stride, 0)``; a tail that no tap reaches (k < stride) is the bias.
         groups: blocks of channels that do not mix; divides C_in.
+        activation: "none", "relu", "leaky_relu" or "tanh" of the result, in the same op; backward needs no other tensor
+            of its size than the output.
+        negative_slope: slope of "leaky_relu" for values <= 0; at least 0.
 
     Returns:
         ``[N, C_out, H_out, W_out]`` of the input's dtype,
@@ -69,7 +76,8 @@ def conv_transpose2d(
 
     Raises:
         RuntimeError: shapes, dtypes, devices, stride, padding, output_padding, dilation or groups do not fit.
-        ValueError: unknown padding string; ``output_padding`` together with ``"same"``.
+        ValueError: unknown padding string; ``output_padding`` together with ``"same"``; unknown activation; a negative
+            slope of "leaky_relu".
         TypeError: an argument of the wrong type, or a dtype that is not floating.
 
     Gradient order: any.
@@ -82,8 +90,18 @@ def conv_transpose2d(
     name = "conv_transpose2d"
     _geometry.check_rank(name, input)
     if input.dim() == 3:
-        batched = conv_transpose2d(input.unsqueeze(0), weight, bias, stride, padding, output_padding, groups, dilation)
-        return batched.squeeze(0)
+        return conv_transpose2d(
+            input.unsqueeze(0),
+            weight,
+            bias,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+            activation=activation,
+            negative_slope=negative_slope,
+        ).squeeze(0)
     input, weight, bias = autocast_low(input, weight, bias)
     _geometry.check_tensors(name, input, weight, bias, groups, transposed=True)
     steps = _geometry.pair("stride", stride, name)
@@ -97,8 +115,13 @@ def conv_transpose2d(
         gaps,
     )
     geometry = _geometry.Geometry(steps, before, gaps, groups)
-    run = _conv_reference.conv_transpose2d if _for_onnx() else _conv.conv_transpose2d
-    return run(input, weight, bias, size, geometry)
+    act = _activation.parse_after_convolution(activation, negative_slope)
+    if _for_onnx():
+        output = _conv_reference.conv_transpose2d(input, weight, bias, size, geometry)
+        return _activation.apply(output, act, negative_slope)
+    if act == _activation.Activation.NONE:
+        return _conv.conv_transpose2d(input, weight, bias, size, geometry)
+    return _conv_act.conv_transpose2d(input, weight, bias, size, geometry, act, negative_slope)
 
 
 @overridable
@@ -110,6 +133,9 @@ def conv2d(
     padding: Ints | str = 0,
     dilation: Ints = 1,
     groups: int = 1,
+    *,
+    activation: str = "none",
+    negative_slope: float = 0.01,
 ) -> torch.Tensor:
     """2-D convolution, as :func:`torch.nn.functional.conv2d`, with ``padding="same"`` for any stride (TensorFlow's).
 
@@ -124,6 +150,7 @@ def conv2d(
             of ``t = max((H_out - 1) * stride + dilation * (kH - 1) + 1 - H, 0)`` rows of zeros ``floor(t / 2)`` come
             before the first row and the rest after the last. ``padding="valid"`` is 0.
         groups: blocks of channels that do not mix; divides C_in and C_out.
+        activation, negative_slope: as in :func:`conv_transpose2d`.
 
     Returns:
         ``[N, C_out, H_out, W_out]`` of the input's dtype,
@@ -132,7 +159,7 @@ def conv2d(
 
     Raises:
         RuntimeError: shapes, dtypes, devices, stride, padding, dilation or groups do not fit.
-        ValueError: unknown padding string.
+        ValueError: unknown padding string; unknown activation; a negative slope of "leaky_relu".
         TypeError: an argument of the wrong type, or a dtype that is not floating.
 
     Gradient order: any.
@@ -145,7 +172,17 @@ def conv2d(
     name = "conv2d"
     _geometry.check_rank(name, input)
     if input.dim() == 3:
-        return conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(0)
+        return conv2d(
+            input.unsqueeze(0),
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            activation=activation,
+            negative_slope=negative_slope,
+        ).squeeze(0)
     input, weight, bias = autocast_low(input, weight, bias)
     _geometry.check_tensors(name, input, weight, bias, groups, transposed=False)
     steps = _geometry.pair("stride", stride, name)
@@ -158,8 +195,12 @@ def conv2d(
         gaps,
     )
     geometry = _geometry.Geometry(steps, before, gaps, groups)
-    run = _conv_reference.conv2d if _for_onnx() else _conv.conv2d
-    return run(input, weight, bias, size, geometry)
+    act = _activation.parse_after_convolution(activation, negative_slope)
+    if _for_onnx():
+        return _activation.apply(_conv_reference.conv2d(input, weight, bias, size, geometry), act, negative_slope)
+    if act == _activation.Activation.NONE:
+        return _conv.conv2d(input, weight, bias, size, geometry)
+    return _conv_act.conv2d(input, weight, bias, size, geometry, act, negative_slope)
 
 
 @overridable

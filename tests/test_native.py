@@ -13,6 +13,7 @@ from torch.nn import _reduction
 
 from fastgan import native as native_module
 from fastgan.native import build_info, native_reason
+from fastgan.ops.common.activation import Activation
 
 CSRC = Path(__file__).parent.parent / "csrc"
 
@@ -53,6 +54,13 @@ def test_reduction_enum_is_torchs():
     ours = {name: int(value) for name, value in re.findall(r"(none|mean|sum) = (\d)", text)}
     assert ours == {name: _reduction.get_enum(name) for name in ours}
     assert set(ours) == {"none", "mean", "sum"}
+
+
+@needs_sources
+def test_the_activations_have_the_same_numbers_in_cpp():
+    text = re.search(r"enum class Activation.*?\{(.*?)\}", (CSRC / "common/activation.h").read_text(), re.DOTALL)
+    numbers = {name.upper(): int(number) for name, number in re.findall(r"(\w+) = (\d+)", text.group(1))}
+    assert numbers == {member.name: member.value for member in Activation}
 
 
 @needs_sources

@@ -4,10 +4,9 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace fastgan {
+#include "common/activation.h"
 
-// Mirrors fastgan/ops/common/activation.py; tests/ops/test_native_batch_norm_act.py compares the two.
-enum class Activation : int64_t { none = 0, relu = 1, leaky_relu = 2 };
+namespace fastgan {
 
 constexpr int64_t kMostLanes = 16;  // floats in the widest vector of vector.inc
 

@@ -15,7 +15,8 @@ namespace {
 
 #define FASTGAN_GEOMETRY "int[] stride, int[] padding, int[] dilation, int groups"
 const Schema image_schema(
-    "conv_image(Tensor input, Tensor weight, Tensor? bias, Tensor(a!) output, bool transposed, " FASTGAN_GEOMETRY ") -> ()");
+    "conv_image(Tensor input, Tensor weight, Tensor? bias, Tensor(a!) output, bool transposed, " FASTGAN_GEOMETRY
+    ", int activation=0, float negative_slope=0.0) -> ()");
 const Schema weight_schema("conv_weight(Tensor small, Tensor big, Tensor(a!) weight, " FASTGAN_GEOMETRY ") -> ()");
 
 using Ints = std::vector<int64_t>;
@@ -73,13 +74,17 @@ bool winograd_pays(const Shape& s) {
 
 void conv_image(
     const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& output, bool transposed,
-    Ints stride, Ints padding, Ints dilation, int64_t groups) {
+    Ints stride, Ints padding, Ints dilation, int64_t groups, int64_t activation, double negative_slope) {
   constexpr const char* op = "conv_image";
+  check(
+      activation >= 0 && activation <= static_cast<int64_t>(Activation::tanh), op,
+      ": activation must be 0 (none), 1 (relu), 2 (leaky_relu) or 3 (tanh), got ", activation);
   check_same_dtype(op, "weight", weight, "input", input);
   check_same_dtype(op, "output", output, "input", input);
   ImageProblem problem = {
       shape(op, transposed ? input : output, transposed ? output : input, weight, stride, padding, dilation, groups),
-      transposed, view(op, "input", input), view(op, "weight", weight), view(op, "output", output), nullptr};
+      transposed, view(op, "input", input), view(op, "weight", weight), view(op, "output", output), nullptr,
+      {static_cast<Activation>(activation), static_cast<float>(negative_slope)}};
   if (bias.has_value()) {
     check(
         bias->scalar_type() == ScalarType::Float && bias->dim() == 1 && bias->size(0) == output.size(1) &&

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "common/activation.h"
+
 namespace fastgan {
 
 enum class Element { float32, float16, bfloat16 };
@@ -28,12 +30,19 @@ struct Shape {
   int64_t taps() const { return h.kernel * w.kernel; }
 };
 
+// What happens to a sum before it is stored.
+struct Epilogue {
+  Activation activation = Activation::none;
+  float slope = 0;  // of leaky_relu, where the sum is not above 0
+};
+
 // An image map: transposed (big from small) or strided (small from big). bias: [groups * output channels] or null.
 struct ImageProblem {
   Shape shape;
   bool transposed;
   View input, weight, output;
   const float* bias;
+  Epilogue epilogue = {};
 };
 
 // weight[a, b, k] = sum over n, i of small[n, a, i] * big[n, b, i * stride - padding + k * dilation].

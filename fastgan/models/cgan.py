@@ -9,7 +9,6 @@ A convolution that feeds a batch norm has no bias: the norm would subtract it ag
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d
 
@@ -48,7 +47,7 @@ class CGANGenerator(nn.Module):
             double(128 + 1, 128),  # [N, 129, 7, 7] -> [N, 128, 14, 14]
             double(128, 64),  # -> [N, 64, 28, 28]
         )
-        self.to_image = Conv2d(64, channels, 7, padding="same")  # -> [N, 1, 28, 28]
+        self.to_image = Conv2d(64, channels, 7, padding="same", activation="tanh")  # -> [N, 1, 28, 28]
         init_weights(self)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +57,7 @@ class CGANGenerator(nn.Module):
         y2 = self.label_plane(self.embed(labels)).reshape(-1, 1, 7, 7)  # [N] -> [N, 50] -> [N, 49] -> [N, 1, 7, 7]
         x = torch.cat([y1, y2], dim=1)  # -> [N, 129, 7, 7]
         x = self.stages(x)  # -> [N, 64, 28, 28]
-        return self.to_image(x).tanh()  # -> [N, 1, 28, 28]
+        return self.to_image(x)  # -> [N, 1, 28, 28]
 
 
 class CGANDiscriminator(nn.Module):
@@ -85,7 +84,9 @@ class CGANDiscriminator(nn.Module):
 
         self.embed = nn.Embedding(classes, EMBEDDING_DIM)  # [N] -> [N, 50]
         self.label_plane = nn.Linear(EMBEDDING_DIM, IMAGE_SIZE * IMAGE_SIZE)  # -> [N, 784]
-        self.from_image = Conv2d(channels + 1, 64, 4, stride=2, padding="same")  # [N, 2, 28, 28] -> [N, 64, 14, 14]
+        self.from_image = Conv2d(  # [N, 2, 28, 28] -> [N, 64, 14, 14]
+            channels + 1, 64, 4, 2, "same", activation="leaky_relu", negative_slope=LEAKY_SLOPE
+        )
         self.stages = nn.Sequential(
             halve(64, 128),  # -> [N, 128, 7, 7]
             halve(128, 256),  # -> [N, 256, 4, 4]
@@ -99,6 +100,6 @@ class CGANDiscriminator(nn.Module):
         checks.check_labels(labels, images.shape[0], self.classes)
         plane = self.label_plane(self.embed(labels)).reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)  # [N] -> [N, 1, 28, 28]
         x = torch.cat([images, plane], dim=1)  # -> [N, 2, 28, 28]
-        x = F.leaky_relu(self.from_image(x), LEAKY_SLOPE)  # -> [N, 64, 14, 14]
+        x = self.from_image(x)  # -> [N, 64, 14, 14]
         x = self.stages(x)  # -> [N, 512, 2, 2]
         return self.to_logit(x.flatten(1)).squeeze(1)  # -> [N, 2048] -> [N, 1] -> [N]

@@ -10,7 +10,6 @@ A convolution that feeds a batch norm has no bias: the norm would subtract it ag
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d
 
@@ -81,7 +80,9 @@ class DCGANGenerator(nn.Module):
             double(256, 128),  # -> [N, 128, 8, 8]
             double(128, 64),  # -> [N, 64, 16, 16]
         )
-        self.to_image = ConvTranspose2d(64, channels, kernel_size, stride=2, padding=padding)  # -> [N, 3, 32, 32]
+        self.to_image = ConvTranspose2d(  # -> [N, 3, 32, 32]
+            64, channels, kernel_size, stride=2, padding=padding, activation="tanh"
+        )
         init_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class DCGANGenerator(nn.Module):
         x = self.project(z).reshape(-1, WIDEST, 2, 2)  # [N, 128] -> [N, 2048] -> [N, 512, 2, 2]
         x = self.project_norm(x)
         x = self.stages(x)  # -> [N, 64, 16, 16]
-        return self.to_image(x).tanh()  # -> [N, 3, 32, 32]
+        return self.to_image(x)  # -> [N, 3, 32, 32]
 
 
 class DCGANDiscriminator(nn.Module):
@@ -120,7 +121,9 @@ class DCGANDiscriminator(nn.Module):
             )
 
         # No batch norm on the image itself (section 3 of the paper: it makes training oscillate).
-        self.from_image = Conv2d(channels, 64, kernel_size, stride=2, padding=padding)  # [N, 3, 32, 32] -> 16x16x64
+        self.from_image = Conv2d(  # [N, 3, 32, 32] -> [N, 64, 16, 16]
+            channels, 64, kernel_size, 2, padding, activation="leaky_relu", negative_slope=LEAKY_SLOPE
+        )
         self.stages = nn.Sequential(
             halve(64, 128),  # [N, 64, 16, 16] -> [N, 128, 8, 8]
             halve(128, 256),  # -> [N, 256, 4, 4]
@@ -132,6 +135,6 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         checks.check_images(images, self.channels, self.image_size)
-        x = F.leaky_relu(self.from_image(images), LEAKY_SLOPE)  # [N, 3, 32, 32] -> [N, 64, 16, 16]
+        x = self.from_image(images)  # [N, 3, 32, 32] -> [N, 64, 16, 16]
         x = self.stages(x)  # -> [N, 512, 2, 2]
         return self.to_logit(x.flatten(1)).squeeze(1)  # -> [N, 2048] -> [N, 1] -> [N]

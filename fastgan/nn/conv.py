@@ -10,21 +10,49 @@ from torch import nn
 
 from fastgan import functional
 from fastgan.nn.tracing import leaf
+from fastgan.ops.common import activation as _activation
 
 __all__ = ["Conv2d", "ConvTranspose2d"]
 
 
-class ConvTranspose2d(nn.ConvTranspose2d):
+class _Activated:
+    """What a convolution applies to its output. Of the class, so that a layer has it that was made as torch's, or
+    pickled before there was one."""
+
+    activation: str = "none"
+    negative_slope: float = 0.01
+
+    def _set_activation(self, activation: str, negative_slope: float) -> None:
+        _activation.parse_after_convolution(activation, negative_slope)
+        self.activation = activation
+        self.negative_slope = negative_slope
+
+    def extra_repr(self) -> str:
+        """torch's line, then the activation if there is one."""
+        line = super().extra_repr()  # type: ignore[misc]
+        if self.activation == "none":
+            return line
+        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
+        return f"{line}, activation={self.activation}{slope}"
+
+
+class ConvTranspose2d(_Activated, nn.ConvTranspose2d):
     """:class:`torch.nn.ConvTranspose2d`, computed by :func:`fastgan.functional.conv_transpose2d`.
 
     Same constructor, parameters, state_dict keys, initial values, errors and repr. In addition ``padding="same"``
-    (TensorFlow's) makes the output exactly ``input * stride``; it excludes ``output_padding`` and ``output_size``.
+    (TensorFlow's) makes the output exactly ``input * stride``; it excludes ``output_padding`` and ``output_size``; and
+    the activation after it may be part of it.
+
+    Args:
+        activation: "none", "relu", "leaky_relu" or "tanh".
+        negative_slope: slope of "leaky_relu" for values <= 0, at least 0; torch's default 0.01 (DCGAN uses 0.2).
 
     Shape:
         input ``[N, C_in, H, W]`` or ``[C_in, H, W]``; weight ``[C_in, C_out / groups, kH, kW]``.
 
     Raises:
-        ValueError: a padding string other than "same", or "same" together with output_padding or output_size.
+        ValueError: a padding string other than "same", or "same" together with output_padding or output_size; an
+            unknown activation or a negative slope.
 
     Example:
         >>> import torch
@@ -46,6 +74,9 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         padding_mode: str = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.01,
     ) -> None:
         same = isinstance(padding, str)
         if same and padding != "same":
@@ -68,6 +99,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         )
         if same:
             self.padding = "same"
+        self._set_activation(activation, negative_slope)
 
     @leaf
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
@@ -89,21 +121,36 @@ class ConvTranspose2d(nn.ConvTranspose2d):
                 self.dilation,  # type: ignore[arg-type]
             )
         return functional.conv_transpose2d(
-            input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            output_padding,
+            self.groups,
+            self.dilation,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
         )
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(_Activated, nn.Conv2d):
     """:class:`torch.nn.Conv2d`, computed by :func:`fastgan.functional.conv2d`.
 
     Same constructor, parameters, state_dict keys, initial values, errors and repr. In addition ``padding="same"``
-    (TensorFlow's) is accepted with any stride: the output is ``ceil(input / stride)``.
+    (TensorFlow's) is accepted with any stride: the output is ``ceil(input / stride)``; and the activation after it may
+    be part of it.
+
+    Args:
+        activation: "none", "relu", "leaky_relu" or "tanh".
+        negative_slope: slope of "leaky_relu" for values <= 0, at least 0; torch's default 0.01 (DCGAN uses 0.2).
 
     Shape:
         input ``[N, C_in, H, W]`` or ``[C_in, H, W]``; weight ``[C_out, C_in / groups, kH, kW]``.
 
     Raises:
-        ValueError: "same" with a stride and a padding_mode other than "zeros".
+        ValueError: "same" with a stride and a padding_mode other than "zeros"; an unknown activation or a negative
+            slope.
 
     Example:
         >>> import torch
@@ -124,6 +171,9 @@ class Conv2d(nn.Conv2d):
         padding_mode: str = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.01,
     ) -> None:
         # torch refuses "same" with a stride; without one its own constructor handles every padding_mode
         strided_same = padding == "same" and stride not in (1, (1, 1))
@@ -144,6 +194,7 @@ class Conv2d(nn.Conv2d):
         )
         if strided_same:
             self.padding = "same"
+        self._set_activation(activation, negative_slope)
 
     @leaf
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -155,4 +206,14 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0, 0)
-        return functional.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return functional.conv2d(
+            input,
+            weight,
+            bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+        )

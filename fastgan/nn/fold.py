@@ -34,7 +34,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     :func:`fastgan.accelerate`: in an ``nn.Sequential``, or in one straight line of a ``forward`` that torch.fx can
     trace, in the one place of its code that names them. Where other code uses the convolution's output, parameters or
     the layers themselves, the pair stays; so does one whose product overflows its dtype. What has hooks (the old
-    spectral_norm, pruning), parametrisations or a ``forward`` of its own stays.
+    spectral_norm, pruning), parametrisations or a ``forward`` of its own stays, and so does a convolution with an
+    activation of its own.
     ``print(model)`` shows what is left. An accelerated model comes back accelerated.
 
     ``torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)`` reads the norm's numbers and cannot see an activation: with
@@ -92,7 +93,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def _is_untouched(layer: nn.Module) -> bool:
-    """Whether calling ``layer`` runs its class's forward and nothing else."""
+    """Whether calling ``layer`` runs its class's forward and nothing else; of a convolution, that and no activation."""
+    if isinstance(layer, (Conv2d, ConvTranspose2d)) and layer.activation != "none":
+        return False
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
     return not any(getattr(layer, name) for name in hooks) and not {"forward", "_conv_forward"} & set(layer.__dict__)
 

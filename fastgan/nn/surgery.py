@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fastgan.nn import eligibility
+from fastgan.nn.conv import Conv2d, ConvTranspose2d
 from fastgan.nn.eligibility import ACTIVATIONS, FUSED, SWITCHES
 from fastgan.nn.neighbours import Neighbour, Neighbours, walk
 from fastgan.nn.norm import BatchNormAct2d, FusedIdentity
@@ -158,7 +159,8 @@ def restore(model: nn.Module) -> None:
     Raises:
         TypeError: ``model`` is not a module, or is a TorchScript module.
         ValueError: of a batch norm and the activation it took over only one is in ``model`` (``model`` is only a part
-            of what was accelerated, or was edited since); nothing is changed then.
+            of what was accelerated, or was edited since); a convolution was given an activation since; nothing is
+            changed then.
     """
     check_model(model)
     marked = {id(module): (name, module) for name, module in walk(model) if _MARK in module.__dict__}
@@ -169,6 +171,11 @@ def restore(model: nn.Module) -> None:
             raise ValueError(
                 f"{name or 'model'} ({type(module).__name__}) is without the other half of its batch norm + "
                 "activation pair: restore the whole model that was accelerated"
+            )
+        if isinstance(module, (Conv2d, ConvTranspose2d)) and module.activation != "none":
+            raise ValueError(
+                f"{name or 'model'} ({type(module).__name__}) was given activation={module.activation!r} after it was "
+                'accelerated, which torch\'s layer does not have: set it to "none" and put the activation behind it'
             )
     for _, fused in pairs:
         original: Any = fused.layer.original

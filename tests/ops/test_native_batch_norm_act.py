@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +19,6 @@ from fastgan.ops.common.activation import Activation
 from tests.checks import DTYPES, assert_rule, assert_tight
 from tests.ops.cases import ACTIVATIONS, activations, batch_norm_tensors, batch_norm_then, dtypes, with_gradients
 
-SOURCES = Path(__file__).parent.parent.parent / "csrc/batch_norm_act"
 NAMES = ("output", "grad_input", "grad_weight", "grad_bias", "running_mean", "running_var")
 OPS = ("train", "eval", "backward", "stats", "backward_reduce", "backward_apply")
 CHANNELS = (1, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 129)
@@ -329,13 +326,6 @@ VECTOR = torch.ones(3)
 def test_errors_name_the_argument(name, args, message):
     with pytest.raises(RuntimeError, match=message):
         getattr(torch.ops.fastgan_native, f"batch_norm_act_{name}")(*args)
-
-
-@pytest.mark.skipif(not SOURCES.is_dir(), reason="the C++ sources are not here")
-def test_the_activations_have_the_same_numbers_in_cpp():
-    text = re.search(r"enum class Activation.*?\{(.*?)\}", (SOURCES / "block.h").read_text(), re.DOTALL)
-    numbers = {name.upper(): int(number) for name, number in re.findall(r"(\w+) = (\d+)", text.group(1))}
-    assert numbers == {member.name: member.value for member in Activation}
 
 
 @st.composite

@@ -1,5 +1,5 @@
 """The convolution slice: schemas, fake kernels and the backends of three linear maps that are closed under
-differentiation. See README.md beside this file for the derivation."""
+differentiation, and of two of them followed by an activation. See README.md beside this file for the derivation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastgan.dispatch import Backend, always, define
-from fastgan.ops.common import triton_runtime
+from fastgan.ops.common import activation, triton_runtime
 from fastgan.ops.common.flops import register_flops
 from fastgan.ops.conv_transpose2d import batching, native, reference
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
@@ -98,11 +98,53 @@ define(
 )
 
 
+def _of_linear(function: Any) -> Any:
+    """``function`` of a linear map's arguments, for its op with an activation."""
+    return lambda *args: function(*args[:-2])
+
+
+def _then_activation(run: Any) -> Any:
+    """``run``, which computes a linear map, then the activation on its output."""
+
+    def run_both(*args: Any) -> torch.Tensor:
+        *linear, act, negative_slope = args
+        return activation.apply_(run(*linear), act, negative_slope)
+
+    return run_both
+
+
+def _define_activated(name: str, channels: Any, run_native: Any, run_reference: Any) -> None:
+    supports = _of_linear(native.image_supports)
+    define(
+        f"{name}_act(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}, int activation, "
+        "float negative_slope) -> Tensor",
+        _of_linear(_image_fake(channels)),
+        [
+            Backend("native", run_native, supports, auto_on=frozenset({"cpu"})),
+            Backend("triton", _then_activation(_triton(name)), _triton_supports),
+            Backend("reference", _then_activation(run_reference), always),
+        ],
+        batching.activated_rule(name),
+    )
+
+
+_define_activated(
+    "conv_transpose2d",
+    lambda weight, groups: weight.shape[1] * groups,
+    native.conv_transpose2d_act,
+    _reference_image(reference.conv_transpose2d),
+)
+_define_activated(
+    "conv2d", lambda weight, groups: weight.shape[0], native.conv2d_act, _reference_image(reference.conv2d)
+)
+
+
 def _flops(small: Any, weight: Any) -> int:
     """Every pixel of the small image meets every tap of its group: a product and a sum each."""
     return 2 * small[0] * math.prod(small[2:]) * math.prod(weight)
 
 
-register_flops("conv_transpose2d", lambda small, weight, *_rest, out_shape: _flops(small, weight))
-register_flops("conv2d", lambda _big, weight, *_rest, out_shape: _flops(out_shape, weight))
+for _end in ("", "_act"):
+    register_flops(f"conv_transpose2d{_end}", lambda small, weight, *_rest, out_shape: _flops(small, weight))
+    register_flops(f"conv2d{_end}", lambda _big, weight, *_rest, out_shape: _flops(out_shape, weight))
 register_flops("conv2d_weight", lambda small, _big, *_rest, out_shape: _flops(small, out_shape))

@@ -22,7 +22,7 @@ def conv_transpose2d(
 ) -> torch.Tensor:
     """The transposed convolution, differentiable any number of times."""
     return forward_mode.with_jvp(ConvTranspose2d, ConvTranspose2dWithJvp).apply(
-        input, weight, bias, *_flat(output_size, geometry)
+        input, weight, bias, *flat(output_size, geometry)
     )
 
 
@@ -30,19 +30,19 @@ def conv2d(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
 ) -> torch.Tensor:
     """The strided convolution, differentiable any number of times."""
-    return forward_mode.with_jvp(Conv2d, Conv2dWithJvp).apply(input, weight, bias, *_flat(output_size, geometry))
+    return forward_mode.with_jvp(Conv2d, Conv2dWithJvp).apply(input, weight, bias, *flat(output_size, geometry))
 
 
 def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geometry: Geometry) -> torch.Tensor:
     """The weight gradient of both, differentiable any number of times."""
-    return forward_mode.with_jvp(Conv2dWeight, Conv2dWeightWithJvp).apply(small, big, *_flat(kernel_size, geometry))
+    return forward_mode.with_jvp(Conv2dWeight, Conv2dWeightWithJvp).apply(small, big, *flat(kernel_size, geometry))
 
 
 # A Function's arguments are plain numbers, one by one: torch.func knows no tuples there, torch.compile no ``*args``.
 _NUMBERS = 9
 
 
-def _flat(size: Pair, geometry: Geometry) -> tuple[int, ...]:
+def flat(size: Pair, geometry: Geometry) -> tuple[int, ...]:
     return (*size, *geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups)
 
 
@@ -52,6 +52,31 @@ def _geometry(numbers: tuple[int, ...]) -> Geometry:
 
 def _bias_gradient(grad_output: torch.Tensor, needed: bool) -> torch.Tensor | None:
     return grad_output.sum((0, 2, 3)) if needed else None
+
+
+Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
+
+def transposed_gradients(ctx: Any, grad_output: torch.Tensor) -> Gradients:
+    """Those of input, weight and bias of the transposed convolution that ``ctx`` has saved them of."""
+    input, weight = ctx.saved_tensors[:2]
+    grad_input = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_input = conv2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
+    if ctx.needs_input_grad[1]:
+        grad_weight = conv2d_weight(input, grad_output, ctx.kernel_size, ctx.geometry)
+    return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2])
+
+
+def strided_gradients(ctx: Any, grad_output: torch.Tensor) -> Gradients:
+    """Those of input, weight and bias of the strided convolution that ``ctx`` has saved them of."""
+    input, weight = ctx.saved_tensors[:2]
+    grad_input = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_input = conv_transpose2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
+    if ctx.needs_input_grad[1]:
+        grad_weight = conv2d_weight(grad_output, input, ctx.kernel_size, ctx.geometry)
+    return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2])
 
 
 class ConvTranspose2d(torch.autograd.Function):
@@ -87,19 +112,13 @@ class ConvTranspose2d(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        _setup_image(ctx, inputs)
+        setup_image(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
-        input, weight = ctx.saved_tensors
-        grad_input = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_input = conv2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            grad_weight = conv2d_weight(input, grad_output, ctx.kernel_size, ctx.geometry)
-        return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2]), *(None,) * _NUMBERS
+        return *transposed_gradients(ctx, grad_output), *(None,) * _NUMBERS
 
 
 class ConvTranspose2dWithJvp(ConvTranspose2d):
@@ -113,7 +132,7 @@ class ConvTranspose2dWithJvp(ConvTranspose2d):
     def jvp(
         ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
     ) -> torch.Tensor | None:
-        return _image_tangent(ctx, conv_transpose2d, input, weight, bias)
+        return image_tangent(ctx, conv_transpose2d, input, weight, bias)
 
 
 class Conv2d(torch.autograd.Function):
@@ -149,19 +168,13 @@ class Conv2d(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        _setup_image(ctx, inputs)
+        setup_image(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
-        input, weight = ctx.saved_tensors
-        grad_input = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_input = conv_transpose2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            grad_weight = conv2d_weight(grad_output, input, ctx.kernel_size, ctx.geometry)
-        return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2]), *(None,) * _NUMBERS
+        return *strided_gradients(ctx, grad_output), *(None,) * _NUMBERS
 
 
 class Conv2dWithJvp(Conv2d):
@@ -175,7 +188,7 @@ class Conv2dWithJvp(Conv2d):
     def jvp(
         ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
     ) -> torch.Tensor | None:
-        return _image_tangent(ctx, conv2d, input, weight, bias)
+        return image_tangent(ctx, conv2d, input, weight, bias)
 
 
 class Conv2dWeight(torch.autograd.Function):
@@ -250,16 +263,18 @@ class Conv2dWeightWithJvp(Conv2dWeight):
         return forward_mode.add(terms)
 
 
-def _setup_image(ctx: Any, inputs: tuple[Any, ...]) -> None:
+def setup_image(ctx: Any, inputs: tuple[Any, ...], *after: torch.Tensor) -> None:
+    """Of (input, weight, bias, nine numbers) what the gradients need, and ``after`` them what else is to be saved."""
     input, weight, _, *numbers = inputs
     ctx.set_materialize_grads(False)
     ctx.geometry = _geometry(tuple(numbers))
     ctx.input_size, ctx.kernel_size, ctx.output_size = input.shape[2:], weight.shape[2:], tuple(numbers[:2])
-    ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
-    ctx.save_for_forward(input, weight)
+    needed = (input if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
+    ctx.save_for_backward(*needed, *after)
+    ctx.save_for_forward(input, weight, *after)
 
 
-def _image_tangent(
+def image_tangent(
     ctx: Any,
     function: Callable[..., torch.Tensor],
     input: torch.Tensor | None,
@@ -268,7 +283,7 @@ def _image_tangent(
 ) -> torch.Tensor | None:
     """The tangent of a bilinear map of input and weight, plus the bias, from those of its operands."""
     forward_mode.refuse_nested(function.__name__)
-    from_input, from_weight = ctx.saved_tensors
+    from_input, from_weight = ctx.saved_tensors[:2]
     terms = [
         function(one, other, None, ctx.output_size, ctx.geometry)
         for one, other in ((input, from_weight), (from_input, weight))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastgan.ops.common import activation
 from fastgan.ops.conv_transpose2d.geometry import Pair
 
 
@@ -71,3 +72,15 @@ def weight_rule(
     ]
     joined = torch.ops.fastgan.conv2d_weight(*images, kernel_size, *rest, groups * info.batch_size)
     return joined.unflatten(0, (info.batch_size, joined.shape[0] // info.batch_size)), 0
+
+
+def activated_rule(name: str) -> Callable[..., tuple[torch.Tensor, int]]:
+    """The batching rule of the op ``<name>_act``: that of ``name``, then the activation."""
+    linear = image_rule(name)
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[torch.Tensor, int]:
+        *operands, act, negative_slope = args
+        output, dim = linear(info, in_dims[:-2], *operands)
+        return activation.apply(output, act, negative_slope), dim
+
+    return rule

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fastgan.native import native_reason
+from fastgan.ops.common.activation import Activation
 from fastgan.ops.conv_transpose2d.geometry import Pair, output_memory_format
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -29,6 +30,23 @@ def conv2d(
     return _image(input, weight, bias, weight.shape[0], output_size, False, geometry)
 
 
+def conv_transpose2d_act(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, *rest: Any
+) -> torch.Tensor:
+    """:func:`conv_transpose2d`, then an activation."""
+    *geometry, activation, slope = rest
+    channels = weight.shape[1] * geometry[-1]
+    return _image(input, weight, bias, channels, output_size, True, tuple(geometry), activation, slope)
+
+
+def conv2d_act(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, *rest: Any
+) -> torch.Tensor:
+    """:func:`conv2d`, then an activation."""
+    *geometry, activation, slope = rest
+    return _image(input, weight, bias, weight.shape[0], output_size, False, tuple(geometry), activation, slope)
+
+
 def _image(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -37,11 +55,13 @@ def _image(
     output_size: Pair,
     transposed: bool,
     geometry: tuple[Any, ...],
+    activation: int = Activation.NONE,
+    slope: float = 0.0,
 ) -> torch.Tensor:
     shape = (input.shape[0], channels, *output_size)
     output = torch.empty(shape, dtype=input.dtype, memory_format=output_memory_format(input, weight))
     start = None if bias is None else bias.float().contiguous()
-    _native.conv_image(input, weight, start, output, transposed, *geometry)
+    _native.conv_image(input, weight, start, output, transposed, *geometry, int(activation), slope)
     return output
 
 

@@ -1,0 +1,184 @@
+"""A convolution and the activation after it in one op, and its backward.
+
+Saved is the output, not what it was made of: it is there anyway, and the derivative follows from it. The gradient
+before the activation is made by torch's differentiable ops, and from there on it is that of the linear map. The
+output is differentiable where it is saved, so the activation's own second derivative is in it.
+
+Gradient order: any, backward and forward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastgan.ops.common import activation as act
+from fastgan.ops.common import forward_mode
+from fastgan.ops.conv_transpose2d import autograd
+from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
+
+_ops = torch.ops.fastgan
+_NUMBERS = 11  # those of a linear map, the activation, its slope
+
+
+def conv_transpose2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    output_size: Pair,
+    geometry: Geometry,
+    activation: int,
+    negative_slope: float,
+) -> torch.Tensor:
+    """The transposed convolution and an activation, differentiable any number of times."""
+    return forward_mode.with_jvp(ConvTranspose2dAct, ConvTranspose2dActWithJvp).apply(
+        input, weight, bias, *autograd.flat(output_size, geometry), activation, negative_slope
+    )
+
+
+def conv2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    output_size: Pair,
+    geometry: Geometry,
+    activation: int,
+    negative_slope: float,
+) -> torch.Tensor:
+    """The strided convolution and an activation, differentiable any number of times."""
+    return forward_mode.with_jvp(Conv2dAct, Conv2dActWithJvp).apply(
+        input, weight, bias, *autograd.flat(output_size, geometry), activation, negative_slope
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    *linear, ctx.activation, ctx.negative_slope = inputs
+    autograd.setup_image(ctx, tuple(linear), output)
+
+
+def _before(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient before the activation from the one after it; of a tangent the other way round."""
+    return act.backward_by_output(gradient, ctx.saved_tensors[2], ctx.activation, ctx.negative_slope)
+
+
+class ConvTranspose2dAct(torch.autograd.Function):
+    """(input, weight, bias, nine numbers, activation, negative_slope) -> output."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        size_h: int,
+        size_w: int,
+        stride_h: int,
+        stride_w: int,
+        padding_h: int,
+        padding_w: int,
+        dilation_h: int,
+        dilation_w: int,
+        groups: int,
+        activation: int,
+        negative_slope: float,
+    ) -> torch.Tensor:
+        return _ops.conv_transpose2d_act(
+            input,
+            weight,
+            bias,
+            (size_h, size_w),
+            (stride_h, stride_w),
+            (padding_h, padding_w),
+            (dilation_h, dilation_w),
+            groups,
+            activation,
+            negative_slope,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        _setup(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
+        if grad_output is None:
+            return (None,) * (3 + _NUMBERS)
+        return *autograd.transposed_gradients(ctx, _before(ctx, grad_output)), *(None,) * _NUMBERS
+
+
+class ConvTranspose2dActWithJvp(ConvTranspose2dAct):
+    """Differentiable in forward mode too."""
+
+    @staticmethod
+    def forward(*args: Any) -> torch.Tensor:
+        return ConvTranspose2dAct.forward(*args)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
+    ) -> torch.Tensor | None:
+        tangent = autograd.image_tangent(ctx, autograd.conv_transpose2d, input, weight, bias)
+        return None if tangent is None else _before(ctx, tangent)
+
+
+class Conv2dAct(torch.autograd.Function):
+    """(input, weight, bias, nine numbers, activation, negative_slope) -> output."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        size_h: int,
+        size_w: int,
+        stride_h: int,
+        stride_w: int,
+        padding_h: int,
+        padding_w: int,
+        dilation_h: int,
+        dilation_w: int,
+        groups: int,
+        activation: int,
+        negative_slope: float,
+    ) -> torch.Tensor:
+        return _ops.conv2d_act(
+            input,
+            weight,
+            bias,
+            (size_h, size_w),
+            (stride_h, stride_w),
+            (padding_h, padding_w),
+            (dilation_h, dilation_w),
+            groups,
+            activation,
+            negative_slope,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        _setup(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
+        if grad_output is None:
+            return (None,) * (3 + _NUMBERS)
+        return *autograd.strided_gradients(ctx, _before(ctx, grad_output)), *(None,) * _NUMBERS
+
+
+class Conv2dActWithJvp(Conv2dAct):
+    """Differentiable in forward mode too."""
+
+    @staticmethod
+    def forward(*args: Any) -> torch.Tensor:
+        return Conv2dAct.forward(*args)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
+    ) -> torch.Tensor | None:
+        tangent = autograd.image_tangent(ctx, autograd.conv2d, input, weight, bias)
+        return None if tangent is None else _before(ctx, tangent)

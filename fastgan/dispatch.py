@@ -3,8 +3,8 @@
 Every op of fastgan is a dispatcher op, ``torch.ops.fastgan.<op>``, with one row of backends: ``reference`` (plain
 torch, always there), ``triton`` and, for some ops, ``native`` (compiled C++/CUDA). :func:`select` picks one per call:
 the backend forced by :func:`use_backend` (or the environment variable ``FASTGAN_BACKEND``, read once at import), else
-the first whose measurements say that it is the fastest on that device and that supports the arguments. A backend that
-cannot run is a reason in words, never an exception that somebody swallows.
+the first that supports the arguments and that measurements say to be the fastest on that device and for them. A
+backend that cannot run is a reason in words, never an exception that somebody swallows.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Backend:
         name: one of :data:`BACKENDS`.
         run: the implementation; takes the op's arguments.
         supports: takes the op's arguments and returns ``None``, or the reason why it cannot run them.
+        pays: takes the op's arguments and says whether it is expected to be at least as fast as the reference on them;
+            asked of a backend that is chosen automatically and supports them, never of a forced one.
         auto_on: device types ("cpu", "cuda") where committed measurements (bench/results) show that it is at least
             as fast as the reference, so that it is chosen without being asked for.
     """
@@ -44,6 +46,7 @@ class Backend:
     run: Callable[..., Any]
     supports: Callable[..., str | None]
     auto_on: frozenset[str] = frozenset()
+    pays: Callable[..., bool] = lambda *_args: True
 
 
 _table: dict[str, dict[str, Backend]] = {}
@@ -135,7 +138,7 @@ def select(op: str, *args: Any) -> Backend:
         return row[_forced]
     device = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
     for backend in row.values():
-        if device in backend.auto_on and backend.supports(*args) is None:
+        if device in backend.auto_on and backend.supports(*args) is None and backend.pays(*args):
             return backend
     return row["reference"]
 

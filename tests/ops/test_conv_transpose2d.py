@@ -292,3 +292,11 @@ def test_autocast_computes_in_low_precision_and_gives_gradients_in_the_parameter
         ("grad_input", "grad_weight", "grad_bias"), mine[1:], theirs[1:], judged[1:], strict=True
     ):
         assert_rule(name, one.to(low), other.to(low), judge)
+
+
+def test_padding_beyond_all_that_the_stamps_reach(backend, device):
+    """The one stamp is cropped away; the row that output_padding adds lies behind it."""
+    x, w, b = (integers(shape).to(device) for shape in ((2, 1, 1, 1), (1, 3, 1, 1), (3,)))
+    output = functional.conv_transpose2d(x, w, b, stride=5, padding=2, output_padding=4)
+    assert output.shape == F.conv_transpose2d(x, w, b, stride=5, padding=2, output_padding=4).shape == (2, 3, 1, 1)
+    assert torch.equal(output, b.view(3, 1, 1).expand_as(output))

@@ -8,6 +8,7 @@ import torch
 
 from fastgan.native import native_reason
 from fastgan.ops.common.activation import Activation
+from fastgan.ops.conv_transpose2d import selection
 from fastgan.ops.conv_transpose2d.geometry import Pair, output_memory_format
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -104,3 +105,23 @@ def _reason(first: torch.Tensor, second: torch.Tensor) -> str | None:
     if first.dtype not in _DTYPES or second.dtype != first.dtype:
         return f"the native convolutions take float32, bfloat16 and float16, got {first.dtype} and {second.dtype}"
     return native_reason("cpu")
+
+
+def numbers(op: str, first: torch.Tensor, second: torch.Tensor, *rest: Any) -> selection.Call:
+    """The arguments of an op as the model of its time takes them."""
+    *head, stride, padding, dilation, groups = rest
+    size = tuple(head[-1])  # of the output, or the kernel's
+    batch, channels, *image = first.shape
+    inner = tuple(tensor.stride(1) == 1 and tensor.dtype is torch.float32 for tensor in (first, second))
+    steps = (tuple(stride), tuple(padding), tuple(dilation))
+    if op == "conv2d_weight":
+        _, others, *other = second.shape
+        in_place = (*inner, inner[0] or inner[1])
+        sizes = (channels // groups, others // groups, tuple(image), tuple(other), size)
+    else:
+        small, big, *kernel = second.shape
+        output = (inner[0] or inner[1]) and first.dtype is torch.float32
+        up = op == "conv_transpose2d"
+        in_place = (inner[0], output, inner[1]) if up else (output, inner[0], inner[1])
+        sizes = (small // groups, big, *((tuple(image), size) if up else (size, tuple(image))), tuple(kernel))
+    return selection.Call(op, batch, groups, *sizes, *steps, in_place)

@@ -92,10 +92,18 @@ def _explicit_padding(
 def _pad(image: torch.Tensor, margins: tuple[int, int, int, int]) -> torch.Tensor:
     """``F.pad`` by (left, right, top, bottom) that may also crop, even more than there is."""
     left, right, top, bottom = margins
-    height, width = image.shape[2:]
-    image = image[:, :, max(-top, 0) : max(height - max(-bottom, 0), 0), max(-left, 0) : max(width - max(-right, 0), 0)]
-    fill = (max(left, 0), max(right, 0), max(top, 0), max(bottom, 0))
-    return F.pad(image, fill) if any(fill) else image
+    first_row, last_row, *rows = _kept(image.shape[2], top, bottom)
+    first_column, last_column, *columns = _kept(image.shape[3], left, right)
+    image = image[:, :, first_row:last_row, first_column:last_column]
+    return F.pad(image, (*columns, *rows)) if any((*columns, *rows)) else image
+
+
+def _kept(size: int, before: int, after: int) -> tuple[int, int, int, int]:
+    """(first, end) of what is kept of one axis, and the zeros before and after it."""
+    first = min(max(-before, 0), size)
+    end = max(min(size + after, size), first)
+    zeros = min(max(before, 0), size + before + after)
+    return first, end, zeros, size + before + after - zeros - (end - first)
 
 
 def conv_transpose2d_scatter(

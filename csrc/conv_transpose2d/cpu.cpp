@@ -8,7 +8,7 @@
 
 #include "common/checks.h"
 #include "common/schema.h"
-#include "conv_transpose2d/launch.h"
+#include "conv_transpose2d/method.h"
 
 namespace fastgan {
 namespace {
@@ -50,28 +50,6 @@ Shape shape(
   return {small.size(0), groups, small.size(1) / groups, big.size(1) / groups, axis(0), axis(1)};
 }
 
-// Whether all taps of all channels of the big image make up few columns, one tap's less than half a panel, and the stamps reach
-// every big pixel.
-bool few_columns(const Shape& s) {
-  for (const Axis& axis : {s.h, s.w}) {
-    const int64_t stamp = (axis.small - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
-    if (axis.padding < 0 || stamp - axis.padding < axis.big) {
-      return false;
-    }
-  }
-  return s.cb < 8 && s.cb * s.taps() <= 128 && s.cs >= 4 && s.h.small * s.w.small > 0;
-}
-
-// Whether the Winograd method takes the shape and does less work: not where most taps of the direct one fall outside the image.
-bool winograd_pays(const Shape& s) {
-  for (const Axis& axis : {s.h, s.w}) {
-    if (axis.kernel != 4 || axis.stride != 2 || axis.padding != 1 || axis.dilation != 1 || axis.small < 4) {
-      return false;
-    }
-  }
-  return s.cs >= 16 && s.cb >= 16 && s.batch * s.h.small * s.w.small >= 64;
-}
-
 void conv_image(
     const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& output, bool transposed,
     Ints stride, Ints padding, Ints dilation, int64_t groups, int64_t activation, double negative_slope) {
@@ -93,9 +71,7 @@ void conv_image(
     problem.bias = static_cast<const float*>(bias->const_data_ptr());
   }
   if (output.numel() > 0) {
-    (few_columns(problem.shape)       ? columns_image
-         : winograd_pays(problem.shape) ? winograd_image
-                                        : direct_image)(problem);
+    run(problem);
   }
 }
 
@@ -114,9 +90,7 @@ void conv_weight(
     torch::stable::zero_(const_cast<Tensor&>(weight));
     return;
   }
-  (few_columns(problem.shape)         ? columns_weight
-       : winograd_pays(problem.shape) ? winograd_weight
-                                      : direct_weight)(problem);
+  run(problem);
 }
 
 }  // namespace

@@ -1,0 +1,79 @@
+// Which method runs a problem.
+#pragma once
+
+#include "conv_transpose2d/launch.h"
+
+namespace fastgan {
+
+// Whether all taps of all channels of the big image make up few columns, one tap's less than half a panel, and the stamps reach
+// every big pixel.
+inline bool few_columns(const Shape& s) {
+  for (const Axis& axis : {s.h, s.w}) {
+    const int64_t stamp = (axis.small - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
+    if (axis.padding < 0 || stamp - axis.padding < axis.big) {
+      return false;
+    }
+  }
+  return s.cb < 8 && s.cb * s.taps() <= 128 && s.cs >= 4 && s.h.small * s.w.small > 0;
+}
+
+// Whether the Winograd method takes the shape and does less work: not where most taps of the direct one fall outside the image.
+inline bool winograd_pays(const Shape& s) {
+  for (const Axis& axis : {s.h, s.w}) {
+    if (axis.kernel != 4 || axis.stride != 2 || axis.padding != 1 || axis.dilation != 1 || axis.small < 4) {
+      return false;
+    }
+  }
+  return s.cs >= 16 && s.cb >= 16 && s.batch * s.h.small * s.w.small >= 64;
+}
+
+// At stride 1 the two images may change places: small pixel o - (padding' - k' dilation) meets big pixel o, with the taps in
+// reverse order, k' = K - 1 - k, and padding' = dilation (K - 1) - padding.
+inline Shape exchanged(const Shape& s) {
+  const auto axis = [](const Axis& a) {
+    return Axis{a.big, a.small, a.kernel, 1, a.dilation * (a.kernel - 1) - a.padding, a.dilation};
+  };
+  return {s.batch, s.groups, s.cb, s.cs, axis(s.h), axis(s.w)};
+}
+
+inline View exchanged(const View& weight, const Shape& s) {
+  const int64_t last = (s.h.kernel - 1) * weight.h + (s.w.kernel - 1) * weight.w;
+  const int64_t bytes = weight.element == Element::float32 ? 4 : 2;
+  return {static_cast<char*>(weight.data) + last * bytes, weight.element, weight.c, weight.n, -weight.h, -weight.w};
+}
+
+// Few channels of the small image, at stride 1: so are those of the big image once they have changed places.
+inline bool exchange_pays(const Shape& s) {
+  return s.h.stride == 1 && s.w.stride == 1 && s.groups == 1 && s.cs < 8 && s.cb >= 8 && few_columns(exchanged(s));
+}
+
+inline void run(ImageProblem problem) {
+  const Shape shape = problem.shape;
+  if (few_columns(shape)) {
+    columns_image(problem);
+  } else if (exchange_pays(shape)) {
+    problem.shape = exchanged(shape);
+    problem.weight = exchanged(problem.weight, shape);
+    problem.transposed = !problem.transposed;
+    columns_image(problem);
+  } else if (winograd_pays(shape)) {
+    winograd_image(problem);
+  } else {
+    direct_image(problem);
+  }
+}
+
+inline void run(WeightProblem problem) {
+  const Shape shape = problem.shape;
+  if (few_columns(shape)) {
+    columns_weight(problem);
+  } else if (exchange_pays(shape)) {
+    columns_weight({exchanged(shape), problem.big, problem.small, exchanged(problem.weight, shape)});
+  } else if (winograd_pays(shape)) {
+    winograd_weight(problem);
+  } else {
+    direct_weight(problem);
+  }
+}
+
+}  // namespace fastgan

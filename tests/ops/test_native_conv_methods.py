@@ -1,0 +1,125 @@
+"""The methods of the compiled convolutions that only some shapes take: Winograd, and images that change places."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastgan
+from fastgan.native import native_reason
+from tests.checks import assert_exact, assert_rule
+from tests.ops.cases import integers, on_threads
+
+pytestmark = pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+FORMAT_IDS = ("NCHW", "NHWC")
+# (small, big) sizes of kernel 4, stride 2, padding 1: even, odd, one tile high, the big image without its last row
+SIZES = (((4, 4), (8, 8)), ((5, 7), (10, 14)), ((4, 9), (7, 18)), ((6, 5), (11, 9)))
+# (small, big) channels: whole panels of every instruction set, one beyond, one short
+CHANNELS = ((16, 32), (17, 33), (47, 31), (64, 16))
+
+
+def maps(small, big, weight, bias_small, bias_big, stride, padding, dilation=(1, 1)):
+    """The three results by the native kernels."""
+    ops, geometry = torch.ops.fastgan, (stride, padding, dilation, 1)
+    with fastgan.use_backend("native"):
+        return (
+            ops.conv_transpose2d(small, weight, bias_big, big.shape[2:], *geometry),
+            ops.conv2d(big, weight, bias_small, small.shape[2:], *geometry),
+            ops.conv2d_weight(small, big, weight.shape[2:], *geometry),
+        )
+
+
+def judge(small, big, weight, bias_small, bias_big, stride, padding, dilation=(1, 1), dtype=torch.float64):
+    """The same by torch's own convolutions."""
+    small, big, weight = (t.to(dtype) for t in (small, big, weight))
+    up = F.conv_transpose2d(small, weight, bias_big.to(dtype), stride, padding, 0, 1, dilation)
+    short = [o - u for o, u in zip(big.shape[2:], up.shape[2:], strict=True)]
+    leaf = weight.clone().requires_grad_()
+    whole = F.pad(big, (0, -short[1], 0, -short[0]))  # what is beyond the big image is zero
+    down = F.conv2d(whole, leaf, None, stride, padding, dilation)
+    (gradient,) = torch.autograd.grad(down, leaf, small)
+    return F.pad(up, (0, short[1], 0, short[0])), down.detach() + bias_small.to(dtype)[:, None, None], gradient
+
+
+def operands(make, batch, channels, sizes, kernel, memory_format, dtype=torch.float32):
+    cs, cb = channels
+    small, big = make((batch, cs, *sizes[0])), make((batch, cb, *sizes[1]))
+    images = [image.to(dtype).contiguous(memory_format=memory_format) for image in (small, big)]
+    return (*images, make((cs, cb, *kernel)).to(dtype), make((cs,)).to(dtype), make((cb,)).to(dtype))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=FORMAT_IDS)
+@pytest.mark.parametrize("channels", CHANNELS, ids=str)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_winograd_is_exact_on_whole_numbers(sizes, channels, memory_format, isa):
+    given = operands(integers, 5, channels, sizes, (4, 4), memory_format)
+    for name, ours, expected in zip(
+        ("up", "down", "weight"), maps(*given, (2, 2), (1, 1)), judge(*given, 2, 1), strict=True
+    ):
+        assert_exact(name, ours, expected)
+
+
+@pytest.mark.parametrize("make", (torch.randn, lambda s: 1 + torch.rand(s)), ids=("normal", "hardly different"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+def test_winograd_by_the_rule(dtype, make, isa):
+    given = operands(make, 6, (32, 48), SIZES[0], (4, 4), FORMATS[0], dtype)
+    results = maps(*given, (2, 2), (1, 1)), judge(*given, 2, 1, dtype=dtype), judge(*given, 2, 1)
+    for name, ours, theirs, expected in zip(("up", "down", "weight"), *results, strict=True):
+        assert_rule(name, ours, theirs, expected)
+
+
+def test_winograd_with_any_number_of_threads(isa):
+    given = operands(torch.randn, 9, (33, 65), SIZES[1], (4, 4), FORMATS[1])
+    first = on_threads(lambda: maps(*given, (2, 2), (1, 1)))
+    for one, two in zip(first, maps(*given, (2, 2), (1, 1)), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf")))
+def test_a_special_pixel_under_winograd_stays_in_its_window(value, isa):
+    small, big, weight, *biases = operands(lambda s: 1 + torch.rand(s), 5, (16, 16), SIZES[1], (4, 4), FORMATS[0])
+    small[1, 3, 2, 3] = big[2, 5, 4, 6] = value
+    up, down, _ = maps(small, big, weight, *biases, (2, 2), (1, 1))
+    for ours, expected in zip((up, down), judge(small, big, weight, *biases, 2, 1), strict=False):
+        # where the definition has an infinity, differences of infinities may leave NaN
+        assert torch.equal(ours.isfinite(), expected.isfinite())
+        assert torch.equal(ours.isnan(), expected.isnan()) or value == float("inf")
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=FORMAT_IDS)
+@pytest.mark.parametrize(
+    ("kernel", "padding", "dilation"),
+    (((7, 7), (3, 3), (1, 1)), ((3, 5), (0, 2), (2, 1)), ((2, 1), (1, 0), (3, 2))),
+    ids=str,
+)
+@pytest.mark.parametrize("channels", ((1, 8), (3, 17), (2, 64)), ids=str)
+def test_images_that_change_places_are_exact(channels, kernel, padding, dilation, memory_format, isa):
+    big = (11, 13)
+    small = tuple(o + 2 * p - d * (k - 1) for o, p, d, k in zip(big, padding, dilation, kernel, strict=True))
+    given = operands(integers, 3, channels, (small, big), kernel, memory_format)
+    ours = maps(*given, (1, 1), padding, dilation)
+    for name, result, expected in zip(("up", "down", "weight"), ours, judge(*given, 1, padding, dilation), strict=True):
+        assert_exact(name, result, expected)
+
+
+@pytest.mark.parametrize("name", ("relu", "leaky_relu", "tanh"))
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride"), (((16, 24), 4, 2), ((16, 3), 4, 2), ((1, 16), 3, 1), ((9, 10), 3, 1)), ids=str
+)
+def test_the_activation_follows_every_method(channels, kernel, stride, name, isa):
+    """The same as the activation of what the plain op gives, whichever method the shape takes."""
+    small, big = (6, 6), (12, 12) if stride == 2 else (6, 6)
+    given = operands(torch.randn, 4, channels, (small, big), (kernel, kernel), FORMATS[1])
+    up, down, _ = maps(*given, (stride, stride), (1, 1))
+    options = {"stride": stride, "padding": 1, "activation": name, "negative_slope": 0.2}
+    with fastgan.use_backend("native"):
+        up_act = fastgan.functional.conv_transpose2d(given[0], given[2], given[4], **options)
+        down_act = fastgan.functional.conv2d(given[1], given[2], given[3], **options)
+    for plain, activated in ((up, up_act), (down, down_act)):
+        double = plain.double()
+        expected = {"relu": double.relu(), "leaky_relu": F.leaky_relu(double, 0.2), "tanh": double.tanh()}[name]
+        theirs = {"relu": plain.relu(), "leaky_relu": F.leaky_relu(plain, 0.2), "tanh": plain.tanh()}[name]
+        assert_rule(name, activated, theirs, expected)

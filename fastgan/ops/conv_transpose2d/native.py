@@ -87,12 +87,18 @@ def _reason(first: torch.Tensor, second: torch.Tensor) -> str | None:
     return native_reason("cpu")
 
 
+def pays(op: str, *args: Any) -> bool:
+    """Whether the compiled kernels are expected to be faster than torch."""
+    return selection.pays(numbers(op, *args))
+
+
 def numbers(op: str, first: torch.Tensor, second: torch.Tensor, *rest: Any) -> selection.Call:
     """The arguments of an op as the model of its time takes them."""
     *head, stride, padding, dilation, groups = rest
     size = tuple(head[-1])  # of the output, or the kernel's
     batch, channels, *image = first.shape
-    inner = tuple(tensor.stride(1) == 1 and tensor.dtype is torch.float32 for tensor in (first, second))
+    wide = first.dtype is torch.float32
+    inner = (wide and first.stride(1) == 1, wide and second.stride(1) == 1)
     steps = (tuple(stride), tuple(padding), tuple(dilation))
     if op == "conv2d_weight":
         _, others, *other = second.shape
@@ -100,7 +106,7 @@ def numbers(op: str, first: torch.Tensor, second: torch.Tensor, *rest: Any) -> s
         sizes = (channels // groups, others // groups, tuple(image), tuple(other), size)
     else:
         small, big, *kernel = second.shape
-        output = (inner[0] or inner[1]) and first.dtype is torch.float32
+        output = inner[0] or inner[1]
         up = op == "conv_transpose2d"
         in_place = (inner[0], output, inner[1]) if up else (output, inner[0], inner[1])
         sizes = (small // groups, big, *((tuple(image), size) if up else (size, tuple(image))), tuple(kernel))

@@ -69,7 +69,9 @@ def tensors(shape, dtype, channels_last=False, mean=1.0, std=1.0):
 
 def run(function, x, weight, bias, grad, mean, var, training=True):
     mean, var = mean.clone(), var.clone()
-    results = with_gradients(lambda x, w, b: function(x, mean, var, w, b, training, 0.3, 1e-5), [x, weight, bias], grad)
+    results = with_gradients(
+        lambda x, w, b: function(x, mean, var, w, b, training, 0.3, 1e-5), [x, weight, bias], grad
+    )
     return [*results, mean, var]
 
 

@@ -12,7 +12,7 @@ from fastgan.ops.conv_transpose2d.geometry import Pair, output_memory_format
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Floats of scratch memory, 4 MB a thread in all: packed weights of one panel of output channels, one image of a side.
-_MOST_PANEL, _MOST_IMAGE, _PANEL = 1 << 20, 1 << 19, 32
+_MOST_PANEL, _MOST_IMAGE, _PANEL, _ROWS = 1 << 20, 1 << 19, 32, 8
 _native = torch.ops.fastgan_native
 
 
@@ -66,6 +66,8 @@ def image_supports(
 
 def weight_supports(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, *geometry: Any) -> str | None:
     """The reason why the weight gradient cannot run on these arguments, or None."""
+    if kernel_size[0] * kernel_size[1] * _PANEL * _ROWS > _MOST_PANEL:
+        return f"the native weight gradient takes at most {_MOST_PANEL // (_PANEL * _ROWS)} taps"
     return (
         _reason(small, big)
         or _too_big(small.shape[2:], small.shape[1] // geometry[-1])

@@ -25,6 +25,7 @@ from fastgan.ops.conv_transpose2d.geometry import conv2d_sizes, conv_transpose2d
 OPS = ("conv_transpose2d", "conv2d", "conv2d_weight")
 KINDS = ((3, 1, 1), (5, 2, 2), (2, 2, 0), (4, 2, 1), (4, 2, 1), (1, 1, 0), (7, 1, 3), (4, 1, 0))
 DCGAN = ((512, 256, 2), (256, 128, 4), (128, 64, 8), (64, 3, 16), (129, 128, 7), (128, 64, 14))
+SWEEPS = 3000
 Shape = dict[str, Any]  # batch, groups, channels (all, of small and big), small, big, and the geometry
 
 
@@ -73,7 +74,9 @@ def arguments(op: str, shape: Shape, memory_format: torch.memory_format) -> tupl
     big = torch.randn(shape["batch"], second, *shape["big"]).contiguous(memory_format=memory_format)
     if op == "conv2d_weight":
         return (small, big, shape["kernel"], *shape["geometry"])
-    weight = torch.randn(first, second // shape["geometry"][-1], *shape["kernel"]).contiguous(memory_format=memory_format)
+    weight = torch.randn(first, second // shape["geometry"][-1], *shape["kernel"]).contiguous(
+        memory_format=memory_format
+    )
     image, size = (small, shape["big"]) if op == "conv_transpose2d" else (big, shape["small"])
     return (image, weight, None, size, *shape["geometry"])
 
@@ -111,16 +114,17 @@ def call_of(record: dict[str, Any]) -> selection.Call:
 
 
 def fit(rows: list[tuple[float, ...]], seconds: list[float]) -> list[float]:
-    """Non-negative seconds per term that make the estimates' relative errors small (coordinate descent)."""
+    """Non-negative seconds per term that make the estimates' relative errors small: coordinate descent."""
     weighted = torch.tensor(rows, dtype=torch.float64) / torch.tensor(seconds, dtype=torch.float64)[:, None]
     scale = weighted.norm(dim=0).clamp_min(1e-300)
     columns = weighted / scale
-    gram, target = columns.T @ columns, columns.sum(0)
-    x = torch.zeros_like(target)
-    for _ in range(20000):
-        for i in range(len(x)):
-            x[i] = (x[i] + (target[i] - gram[i] @ x) / gram[i, i].clamp_min(1e-300)).clamp_min(0)
-    return (x / scale).tolist()
+    gram, target = (columns.T @ columns).tolist(), columns.sum(0).tolist()
+    x = [0.0] * len(target)
+    for _ in range(SWEEPS):
+        for i, row in enumerate(gram):
+            rest = sum(a * b for a, b in zip(row, x, strict=True)) - row[i] * x[i]
+            x[i] = max((target[i] - rest) / row[i], 0.0) if row[i] else 0.0
+    return [value / float(size) for value, size in zip(x, scale, strict=True)]
 
 
 def fit_all(records: list[dict[str, Any]]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
@@ -134,3 +138,46 @@ def fit_all(records: list[dict[str, Any]]) -> tuple[dict[str, list[float]], dict
             seconds[method].append(record["seconds"][side])
         fitted.append({method: fit(rows[method], seconds[method]) for method in sorted(rows)})
     return fitted[0], fitted[1]
+
+
+def summary(records: list[dict[str, Any]], fitted: tuple[dict[str, list[float]], dict[str, list[float]]]) -> str:
+    """Per op: the measured cases, those in which native is below 0.9 of torch's speed, how many of them are chosen all
+    the same, and the geometric mean of torch's time over that of the choice."""
+    found: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for record in records:
+        call, seconds = call_of(record), record["seconds"]
+        found[call.op].append((seconds["reference"] / seconds["native"], selection.estimate(call, *fitted)))
+    lines = []
+    for op, cases in found.items():
+        slow = [chosen for ratio, chosen in cases if ratio < 0.9]
+        mean = math.exp(sum(math.log(ratio) for ratio, chosen in cases if chosen) / len(cases))
+        lines.append(f"# {op}: {len(cases)} cases, native below 0.9: {len(slow)}, chosen: {sum(slow)}; mean {mean:.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.fit_selection", description=__doc__)
+    parser.add_argument("--count", type=int, default=280, metavar="N", help="random shapes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=17, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=0.03, metavar="S", help="per op, shape and layout, at least")
+    parser.add_argument("--fit", type=Path, metavar="FILE", help="fit to an earlier measurement instead")
+    args = parser.parse_args()
+    device = torch.device("cpu")
+    path = args.fit or FOLDER / "selection" / machine.file_name(device)
+    if args.fit is None:
+        torch.set_num_threads(1)
+        content = {"machine": machine.describe(device), "records": measure_all(args.count, args.seed, args.seconds)}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    records = json.loads(path.read_text())["records"]
+    fitted = fit_all(records)
+    for name, table in zip(("NATIVE", "TORCH"), fitted, strict=True):
+        print(f"{name}: dict[str, Terms] = {{")
+        for method, terms in table.items():
+            print(f'    "{method}": ({", ".join(f"{value:.3g}" for value in terms)}),')
+        print("}")
+    print(summary(records, fitted))
+
+
+if __name__ == "__main__":
+    main()

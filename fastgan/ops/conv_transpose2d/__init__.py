@@ -3,6 +3,7 @@ differentiation, and of two of them followed by an activation. See README.md bes
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -70,7 +71,7 @@ def _triton_supports(first: torch.Tensor, second: torch.Tensor, *_rest: Any) -> 
 def _backends(name: str, run_native: Any, native_supports: Any, run_reference: Any) -> list[Backend]:
     # No GPU measurement is committed yet, so nothing is chosen over cuDNN unasked.
     return [
-        Backend("native", run_native, native_supports, auto_on=frozenset({"cpu"})),
+        Backend("native", run_native, native_supports, frozenset({"cpu"}), functools.partial(native.pays, name)),
         Backend("triton", _triton(name), _triton_supports),
         Backend("reference", run_reference, always),
     ]

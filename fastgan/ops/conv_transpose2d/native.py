@@ -13,7 +13,7 @@ from fastgan.ops.conv_transpose2d.geometry import Pair, output_memory_format
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Floats of scratch memory, 4 MB a thread in all: packed weights of one panel of output channels, one image of a side.
-_MOST_PANEL, _MOST_IMAGE, _PANEL = 1 << 20, 1 << 19, 32
+_MOST_PANEL, _MOST_IMAGE, _PANEL, _ROWS = 1 << 20, 1 << 19, 32, 8
 _native = torch.ops.fastgan_native
 
 
@@ -86,6 +86,8 @@ def image_supports(
 
 def weight_supports(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, *geometry: Any) -> str | None:
     """The reason why the weight gradient cannot run on these arguments, or None."""
+    if kernel_size[0] * kernel_size[1] * _PANEL * _ROWS > _MOST_PANEL:
+        return f"the native weight gradient takes at most {_MOST_PANEL // (_PANEL * _ROWS)} taps"
     return (
         _reason(small, big)
         or _too_big(small.shape[2:], small.shape[1] // geometry[-1])
@@ -107,12 +109,18 @@ def _reason(first: torch.Tensor, second: torch.Tensor) -> str | None:
     return native_reason("cpu")
 
 
+def pays(op: str, *args: Any) -> bool:
+    """Whether the compiled kernels are expected to be faster than torch."""
+    return selection.pays(numbers(op, *args))
+
+
 def numbers(op: str, first: torch.Tensor, second: torch.Tensor, *rest: Any) -> selection.Call:
     """The arguments of an op as the model of its time takes them."""
     *head, stride, padding, dilation, groups = rest
     size = tuple(head[-1])  # of the output, or the kernel's
     batch, channels, *image = first.shape
-    inner = tuple(tensor.stride(1) == 1 and tensor.dtype is torch.float32 for tensor in (first, second))
+    wide = first.dtype is torch.float32
+    inner = (wide and first.stride(1) == 1, wide and second.stride(1) == 1)
     steps = (tuple(stride), tuple(padding), tuple(dilation))
     if op == "conv2d_weight":
         _, others, *other = second.shape
@@ -120,7 +128,7 @@ def numbers(op: str, first: torch.Tensor, second: torch.Tensor, *rest: Any) -> s
         sizes = (channels // groups, others // groups, tuple(image), tuple(other), size)
     else:
         small, big, *kernel = second.shape
-        output = (inner[0] or inner[1]) and first.dtype is torch.float32
+        output = inner[0] or inner[1]
         up = op == "conv_transpose2d"
         in_place = (inner[0], output, inner[1]) if up else (output, inner[0], inner[1])
         sizes = (small // groups, big, *((tuple(image), size) if up else (size, tuple(image))), tuple(kernel))

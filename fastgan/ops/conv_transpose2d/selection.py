@@ -7,6 +7,7 @@ The terms are what the work consists of (products, values copied, calls); the se
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 Pair = tuple[int, ...]
@@ -56,8 +57,8 @@ def _by_columns(call: Call) -> bool:
 
 
 def native_terms(call: Call) -> tuple[str, Terms]:
-    """(the method, its terms): calls, groups, products with padded panels, runs of them, values packed, values copied
-    between layouts."""
+    """(the method, its terms): calls, groups, products with padded panels, runs of them or values unfolded, values
+    packed, values copied between layouts; of the direct image maps also values stored, and rows of a panel's part."""
     cs, cb = call.cs, call.cb
     taps, pixels = call.kernel[0] * call.kernel[1], call.small[0] * call.small[1]
     big_pixels = call.big[0] * call.big[1]
@@ -84,16 +85,106 @@ def native_terms(call: Call) -> tuple[str, Terms]:
     inputs, outputs = (cs, cb) if call.op == "conv_transpose2d" else (cb, cs)
     panels = _up(outputs, _LANES) // _LANES
     packed = call.groups * inputs * taps * panels * _LANES
-    return call.op, (1, call.groups, met * inputs * panels * _LANES, met * panels, packed, copied)
+    stored = images * (big_pixels if call.op == "conv_transpose2d" else pixels)
+    partial = stored * panels if outputs % _LANES else 0
+    products = met * inputs * panels * _LANES
+    return call.op, (1, call.groups, products, met * panels, packed, copied, stored * outputs, partial)
 
 
 def torch_terms(call: Call) -> tuple[str, Terms]:
-    """(the method, its terms): calls, images times groups, products with channels padded to 8, values, weights."""
+    """(the method, its terms): calls, images times groups, products, those with channels padded to 8, values, weights.
+    torch has code of its own for groups, for 1x1 kernels and for dilation."""
     taps, pixels = call.kernel[0] * call.kernel[1], call.small[0] * call.small[1]
     images = call.batch * call.groups
     values = images * (pixels * call.cs + call.big[0] * call.big[1] * call.cb)
     products = images * pixels * taps * call.cs * call.cb
     padded = images * pixels * taps * _up(call.cs, 8) * _up(call.cb, 8)
     weights = call.groups * call.cs * call.cb * taps
+    if call.groups > 1:
+        kind = "depthwise" if call.cs == call.cb == 1 else "grouped"
+    else:
+        kind = "1x1" if taps == 1 else "dilated" if max(call.dilation) > 1 else "plain"
     layout = "NHWC" if call.in_place[0] and call.in_place[1] else "NCHW"
-    return f"{call.op} {layout}", (1, images, products, padded, values, weights)
+    return f"{call.op} {layout} {kind}", (1, images, products, padded, values, weights)
+
+
+#: Native is chosen where it is expected to take less than this share of torch's time, which is hard to foresee because
+#: torch has many methods. Where native does little but multiply (see :func:`_filled`) it runs at the processor's speed,
+#: and a bad estimate of torch's time must not keep it from being chosen.
+MARGIN, FILLED_MARGIN = 0.8, 1.33
+
+
+def _useful(call: Call, by_columns: bool) -> int:
+    """Products without those of the panels' padding."""
+    count = call.batch * call.groups * call.cs * call.cb
+    if by_columns:
+        return count * call.small[0] * call.small[1] * call.kernel[0] * call.kernel[1]
+    for axis in zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True):
+        count *= _meetings(*axis)
+    return count
+
+
+def _filled(call: Call, padded: float, share: float) -> bool:
+    """Whether native does little but multiply: full panels, and half of its time or more. Groups and 1x1 kernels are
+    what torch is good at."""
+    if call.groups > 1 or call.kernel == (1, 1) or share < 0.5:
+        return False
+    return _useful(call, _by_columns(call)) >= 0.8 * padded
+
+
+def estimate(call: Call, native: Mapping[str, Sequence[float]], torch: Mapping[str, Sequence[float]]) -> bool:
+    """Whether native is expected to be the faster one, with seconds per term given by method."""
+    method, terms = native_terms(call)
+    parts = [seconds * count for seconds, count in zip(native[method], terms, strict=True)]
+    ours = sum(parts)
+    method, others = torch_terms(call)
+    theirs = sum(seconds * count for seconds, count in zip(torch[method], others, strict=True))
+    return ours < theirs * (FILLED_MARGIN if _filled(call, terms[2], parts[2] / ours) else MARGIN)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def pays(call: Call) -> bool:
+    """Whether native is expected to be faster than torch; remembered, because a network repeats its calls."""
+    return estimate(call, NATIVE, TORCH)
+
+
+NATIVE: dict[str, Terms] = {
+    "conv2d": (2.83e-05, 0, 3.08e-11, 1.04e-10, 5.47e-10, 4.32e-10, 7.89e-10, 1.04e-08),
+    "conv2d by columns": (3.6e-05, 2.81e-06, 2.69e-11, 7.51e-10, 6.46e-09, 7.18e-10),
+    "conv2d_weight": (2.83e-05, 1.97e-07, 3e-11, 5.74e-10, 6.96e-10, 3.31e-10),
+    "conv2d_weight by columns": (3.22e-05, 2.54e-06, 3.99e-11, 7.05e-10, 1.01e-08, 4.94e-10),
+    "conv_transpose2d": (3.17e-05, 0, 3.27e-11, 2.98e-10, 7.77e-10, 2.93e-10, 1.64e-10, 9.82e-09),
+    "conv_transpose2d by columns": (3.04e-05, 2.12e-06, 2.94e-11, 1.15e-09, 6.35e-09, 4.07e-10),
+}
+TORCH: dict[str, Terms] = {
+    "conv2d NCHW 1x1": (2.82e-05, 2.36e-06, 2.78e-11, 1.37e-11, 2.69e-10, 2e-09),
+    "conv2d NCHW depthwise": (8.02e-05, 1.19e-07, 0, 0, 7.34e-10, 3.27e-07),
+    "conv2d NCHW dilated": (0.000111, 2.37e-06, 3.16e-11, 0, 1.35e-09, 6.96e-10),
+    "conv2d NCHW grouped": (0.000122, 1.03e-06, 3.74e-11, 1.46e-11, 2.92e-10, 7.9e-10),
+    "conv2d NCHW plain": (0.000102, 7.96e-07, 2.68e-11, 1.51e-12, 1.55e-09, 1.39e-09),
+    "conv2d NHWC 1x1": (3.06e-05, 1.55e-06, 0, 3.86e-11, 3.93e-10, 0),
+    "conv2d NHWC depthwise": (8.1e-05, 6.8e-08, 0, 0, 4.8e-10, 1.03e-07),
+    "conv2d NHWC dilated": (0.000111, 1e-06, 1.19e-11, 1.59e-11, 5.32e-10, 7.26e-10),
+    "conv2d NHWC grouped": (0.000127, 3.75e-07, 3.45e-12, 2.1e-11, 3.94e-10, 4.14e-10),
+    "conv2d NHWC plain": (9.62e-05, 1.41e-06, 2.04e-11, 2.23e-12, 6.57e-10, 1.56e-09),
+    "conv2d_weight NCHW 1x1": (6.08e-05, 2.61e-06, 1.01e-11, 4.06e-11, 2.72e-10, 0),
+    "conv2d_weight NCHW depthwise": (7.99e-05, 1.94e-07, 1.56e-09, 3.07e-26, 1.51e-09, 3.77e-07),
+    "conv2d_weight NCHW dilated": (9.25e-05, 5.17e-06, 5.28e-11, 0, 0, 7.58e-10),
+    "conv2d_weight NCHW grouped": (0.000187, 1.11e-06, 2.36e-11, 2.1e-11, 2.38e-10, 9.46e-10),
+    "conv2d_weight NCHW plain": (0.000167, 6.14e-07, 1.5e-11, 1.76e-11, 1.04e-09, 2.48e-09),
+    "conv2d_weight NHWC 1x1": (6.51e-05, 1.97e-06, 0, 5.78e-11, 1.02e-10, 0),
+    "conv2d_weight NHWC depthwise": (9.56e-05, 4.38e-08, 0, 0, 3e-09, 4.05e-07),
+    "conv2d_weight NHWC dilated": (0.000109, 1.76e-05, 3.73e-11, 0, 1.87e-09, 4.57e-09),
+    "conv2d_weight NHWC grouped": (0.000204, 3.64e-07, 4.04e-11, 2.77e-12, 3.87e-10, 6.52e-09),
+    "conv2d_weight NHWC plain": (0.000165, 2.5e-06, 4.23e-11, 0, 4.09e-10, 4.59e-09),
+    "conv_transpose2d NCHW 1x1": (1.65e-05, 3.04e-06, 5.87e-11, 0, 4.2e-10, 3.65e-09),
+    "conv_transpose2d NCHW depthwise": (6.22e-05, 1.41e-07, 0, 0, 1.76e-09, 3.53e-07),
+    "conv_transpose2d NCHW dilated": (7.43e-05, 3.99e-06, 4.64e-11, 0, 2.22e-10, 1.28e-09),
+    "conv_transpose2d NCHW grouped": (0.000147, 5.82e-07, 2.52e-11, 4.38e-11, 1.18e-10, 1.07e-09),
+    "conv_transpose2d NCHW plain": (5.32e-05, 1.05e-06, 2.47e-11, 0, 3.58e-09, 1.86e-09),
+    "conv_transpose2d NHWC 1x1": (2.45e-05, 1.63e-06, 3.63e-11, 0, 3.87e-10, 2.14e-10),
+    "conv_transpose2d NHWC depthwise": (7.87e-05, 9.96e-08, 0, 0, 1.26e-09, 1.14e-07),
+    "conv_transpose2d NHWC dilated": (8.35e-05, 1.44e-06, 4.4e-11, 0, 1.01e-09, 5.57e-10),
+    "conv_transpose2d NHWC grouped": (0.000107, 4.36e-07, 3.18e-11, 1.8e-11, 6.34e-10, 2.74e-10),
+    "conv_transpose2d NHWC plain": (0.000108, 8.28e-07, 1.65e-11, 0, 1.94e-09, 1.19e-09),
+}

@@ -110,6 +110,16 @@ CLEARER = [
     ("batch_norm_act", (Z(2, 4), Z(4), Z(4), None, Z(5)), {}, RuntimeError, "bias should contain 4 elements not 5"),
     ("batch_norm_act", (Z(2, 4), Z(4), Z(4)), {"eps": -1.0}, ValueError, "eps must be a number >= 0"),
     ("batch_norm_act", (Z(2, 4), Z(4), Z(4)), {"activation": "gelu"}, ValueError, "activation must be"),
+    ("batch_norm_act", (Z(2, 4), Z(4), Z(4)), {"activation": "tanh"}, ValueError, "activation must be"),
+    *(
+        (function, (IMAGE, KERNEL), kwargs, ValueError, message)
+        for function in ("conv2d", "conv_transpose2d")
+        for kwargs, message in (
+            ({"activation": "gelu"}, 'activation must be "relu", "leaky_relu", "tanh" or "none"'),
+            ({"activation": None}, "activation must be"),
+            ({"activation": "leaky_relu", "negative_slope": -0.5}, "negative_slope must be >= 0"),
+        )
+    ),
     ("batch_norm_act", (Z(2, 4), Z(4), Z(4)), {"momentum": None}, TypeError, "'momentum' must be float"),
     ("batch_norm_act", (None, Z(4), Z(4)), {}, TypeError, "'input' \\(position 1\\) must be Tensor"),
     (

@@ -51,7 +51,15 @@ def batch_norm(training, activation):
 FUNCTIONS = {
     "conv_transpose2d": (lambda x, w, b: functional.conv_transpose2d(x, w, b, 2, 1), ((4, 3, 4, 4), (3,))),
     "conv_transpose2d_same": (lambda x, w, b: functional.conv_transpose2d(x, w, b, 2, "same"), ((4, 3, 5, 5), (3,))),
+    "conv_transpose2d_tanh": (
+        lambda x, w, b: functional.conv_transpose2d(x, w, b, 2, 1, activation="tanh"),
+        ((4, 3, 4, 4), (3,)),
+    ),
     "conv2d": (lambda x, w, b: functional.conv2d(x, w, b, 2, 1), ((5, 4, 3, 3), (5,))),
+    "conv2d_leaky_relu": (
+        lambda x, w, b: functional.conv2d(x, w, b, 2, 1, activation="leaky_relu", negative_slope=0.2),
+        ((5, 4, 3, 3), (5,)),
+    ),
     "conv2d_same": (lambda x, w, b: functional.conv2d(x, w, b, 2, "same"), ((5, 4, 4, 4), (5,))),
     "loss": (lambda x, w, p: functional.binary_cross_entropy_with_logits(x, 0.9, w, pos_weight=p), ((4, 1, 1), (1,))),
 }

@@ -41,12 +41,13 @@ def pair(ours, torchs, **kwargs):
 
 
 @twins
-def test_the_constructor_is_torchs(ours, torchs):
+def test_the_constructor_is_torchs_and_takes_an_activation(ours, torchs):
     assert issubclass(ours, torchs)
-    mine, theirs = (inspect.signature(layer).parameters for layer in (ours, torchs))
-    assert [(p.name, p.default, p.kind) for p in mine.values()] == [
-        (p.name, p.default, p.kind) for p in theirs.values()
-    ]
+    mine, theirs = (
+        [(p.name, p.default, p.kind) for p in inspect.signature(layer).parameters.values()] for layer in (ours, torchs)
+    )
+    only = inspect.Parameter.KEYWORD_ONLY
+    assert mine == [*theirs, ("activation", "none", only), ("negative_slope", 0.01, only)]
 
 
 @twins
@@ -289,3 +290,52 @@ def test_a_parametrised_weight(ours, torchs):
         outputs.append(with_gradients(layer, [torch.ones(1, 4, 5, 5, dtype=torch.float64)]))
     for one, other in zip(*outputs, strict=True):
         assert_tight("result", one, other)
+
+
+ACTIVATIONS = {"relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}
+activations = pytest.mark.parametrize("activation", ACTIVATIONS)
+
+
+def activated(ours, torchs, activation):
+    """One layer, and torch's two, from the same seed."""
+    torch.manual_seed(3)
+    mine = ours(4, 6, 3, 2, 1, activation=activation, negative_slope=0.2)
+    torch.manual_seed(3)
+    return mine, nn.Sequential(torchs(4, 6, 3, 2, 1), ACTIVATIONS[activation])
+
+
+@twins
+@activations
+def test_an_activation_is_torchs_layer_and_one_after_it(ours, torchs, activation, backend, device):
+    mine, theirs = (layer.to(device) for layer in activated(ours, torchs, activation))
+    assert mine.state_dict().keys() == theirs[0].state_dict().keys()
+    x = torch.randn(2, 4, 5, 6, device=device)
+    judge = copy.deepcopy(theirs).double()(x.double())
+    for given, judged in ((x, judge), (x[0], judge[0])):
+        assert_rule("output", mine(given), theirs(given), judged)
+
+
+@twins
+@activations
+def test_an_activation_is_shown_copied_and_pickled(ours, torchs, activation):
+    layer, theirs = activated(ours, torchs, activation)
+    slope = ", negative_slope=0.2" if activation == "leaky_relu" else ""
+    assert repr(layer) == f"{repr(theirs[0])[:-1]}, activation={activation}{slope})"
+    x = torch.randn(1, 4, 5, 5)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert repr(twin) == repr(layer) and torch.equal(twin(x), layer(x))
+
+
+@twins
+def test_a_wrong_activation_raises(ours, torchs):
+    with pytest.raises(ValueError, match='activation must be "relu", "leaky_relu", "tanh" or "none", but got \'gelu\''):
+        ours(4, 6, 3, activation="gelu")
+    with pytest.raises(ValueError, match="negative_slope must be >= 0"):
+        ours(4, 6, 3, activation="leaky_relu", negative_slope=-0.1)
+
+
+def test_other_padding_modes_have_the_activation_too():
+    layer = fastgan.nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect", activation="relu")
+    x = torch.randn(1, 4, 5, 5)
+    expected = nn.Conv2d._conv_forward(layer, x, layer.weight, layer.bias).relu()
+    assert_rule("output", layer(x), expected, expected.double())

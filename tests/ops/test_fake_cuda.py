@@ -35,6 +35,10 @@ GEOMETRY = ((2, 1), (1, 0), (1, 1), 2)
 CALLS = {
     "conv_transpose2d": lambda t: functional.conv_transpose2d(t["x"], t["w"], None, 2, 1, 1, 2),
     "conv2d": lambda t: functional.conv2d(t["x"], t["w"][:, :3], t["v"], 2, "same", 1, 2),
+    "conv_transpose2d_tanh": lambda t: functional.conv_transpose2d(t["x"], t["w"], None, 2, 1, activation="tanh"),
+    "conv2d_leaky_relu": lambda t: functional.conv2d(
+        t["x"], t["w"][:, :3], t["v"], 2, "same", 1, 2, activation="leaky_relu"
+    ),
     "conv2d_weight": lambda t: ops.conv2d_weight(t["small"], t["x"], (2, 2), *GEOMETRY),
     "batch_norm_train": lambda t: functional.batch_norm_act(t["x"], t["v"], t["v"] + 1, t["v"], t["v"], True),
     "batch_norm_eval": lambda t: functional.batch_norm_act(t["x"], t["v"], t["v"], activation="leaky_relu"),
@@ -95,6 +99,7 @@ def test_autocast_on_cuda(low):
         y = functional.conv_transpose2d(x, w, None, 2, 1)
         z = functional.conv2d(y, w, None, 2, 1)
         assert y.dtype == z.dtype == low
+        assert functional.conv2d(y, w, None, 2, 1, activation="tanh").dtype == low
         norm = fastgan.nn.BatchNormAct2d(4)
         assert norm(z).dtype == low and norm(x).dtype == torch.float32
         assert norm.running_mean.dtype == torch.float32

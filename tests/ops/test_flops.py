@@ -42,6 +42,18 @@ def test_forward_and_backward(case, transposed):
 
 
 @directions
+def test_an_activation_costs_nothing(transposed):
+    """As torch's, which counts matrix products alone."""
+    tensors = [tensor.requires_grad_() for tensor in UNGROUPED[0].tensors(transposed, torch.randn)]
+    ours = conv_functions(transposed)[0]
+    plain, activated = (
+        flops(lambda act=act: ours(*tensors, **UNGROUPED[0].options(transposed), activation=act).sum().backward())
+        for act in ("none", "tanh")
+    )
+    assert plain == activated > 0
+
+
+@directions
 def test_the_weight_gradient_of_groups(transposed):
     """As many operations as forward has, and as the input's gradient has."""
     case = next(case for case in CONV_CASES if case.name == "groups")

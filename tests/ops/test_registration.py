@@ -39,6 +39,22 @@ def test_conv2d(layout, dtype, device):
 
 @dtypes
 @layouts
+@pytest.mark.parametrize("activation", [1, 2, 3], ids=["relu", "leaky_relu", "tanh"])
+def test_conv_transpose2d_act(activation, layout, dtype, device):
+    x, w = image((2, 4, 3, 3), layout, dtype, device), image((4, 3, 3, 2), layout, dtype, device)
+    check("conv_transpose2d_act", x, w, integers((6,)).to(device, dtype), (6, 5), *GEOMETRY, activation, 0.2)
+
+
+@dtypes
+@layouts
+@pytest.mark.parametrize("activation", [1, 2, 3], ids=["relu", "leaky_relu", "tanh"])
+def test_conv2d_act(activation, layout, dtype, device):
+    x, w = image((2, 6, 6, 5), layout, dtype, device), image((4, 3, 3, 2), layout, dtype, device)
+    check("conv2d_act", x, w, None, (3, 3), *GEOMETRY, activation, 0.2)
+
+
+@dtypes
+@layouts
 def test_conv2d_weight(layout, dtype, device):
     small, big = image((2, 4, 3, 3), layout, dtype, device), image((2, 6, 6, 5), layout, dtype, device)
     check("conv2d_weight", small, big, (3, 2), *GEOMETRY)
@@ -145,6 +161,8 @@ def test_every_op_is_checked_here():
     [
         ("conv_transpose2d", lambda x: conv_transpose2d(x, torch.ones(3, 2, 4, 4), None, 2, 1)),
         ("conv2d", lambda x: conv2d(x, torch.ones(2, 3, 3, 3), None, 2, 1)),
+        ("tanh", lambda x: conv_transpose2d(x, torch.ones(3, 2, 4, 4), None, 2, 1, activation="tanh")),
+        ("relu", lambda x: conv2d(x, torch.ones(2, 3, 3, 3), None, 2, 1, activation="relu")),
         ("batch_norm_act", lambda x: batch_norm_act(x, None, None, training=True)),
         ("loss", lambda x: binary_cross_entropy_with_logits(x, 1.0, reduction="none")),
     ],

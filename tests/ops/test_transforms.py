@@ -23,16 +23,16 @@ def draw(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def conv_transpose2d(x, w, b):
-    return functional.conv_transpose2d(x, w, b, 2, 1, 1, 2)
+def conv_transpose2d(x, w, b, **activation):
+    return functional.conv_transpose2d(x, w, b, 2, 1, 1, 2, **activation)
 
 
 def torch_conv_transpose2d(x, w, b):
     return F.conv_transpose2d(x, w, b, 2, 1, 1, 2)
 
 
-def conv2d(x, w, b):
-    return functional.conv2d(x, w, b, (2, 1), 1, groups=2)
+def conv2d(x, w, b, **activation):
+    return functional.conv2d(x, w, b, (2, 1), 1, groups=2, **activation)
 
 
 def torch_conv2d(x, w, b):
@@ -66,6 +66,7 @@ def torch_batch_norm_eval(x, w, b):
 
 
 MEAN, VAR = torch.tensor([0.1, -0.2, 0.3, 0.4]).double(), torch.tensor([0.5, 1.0, 1.5, 2.0]).double()
+AFTER_CONVOLUTIONS = {"relu": F.relu, "leaky_relu": lambda z: F.leaky_relu(z, 0.2), "tanh": torch.tanh}
 LOSS = {"weight": torch.rand(3, 1).double(), "pos_weight": torch.rand(4).double() + 0.5}
 
 
@@ -87,6 +88,19 @@ CASES = {
         lambda: (draw(2, 4, 3, 3), draw(4, 2, 3, 2), draw(4)),
     ),
     "conv2d": (conv2d, torch_conv2d, lambda: (draw(2, 4, 5, 4), draw(2, 2, 3, 2), draw(2))),
+    **{
+        f"conv_transpose2d_{name}": (
+            functools.partial(conv_transpose2d, activation=name, negative_slope=0.2),
+            lambda x, w, b, act=act: act(torch_conv_transpose2d(x, w, b)),
+            lambda: (draw(2, 4, 3, 3), draw(4, 2, 3, 2), draw(4)),
+        )
+        for name, act in AFTER_CONVOLUTIONS.items()
+    },
+    "conv2d_tanh": (
+        functools.partial(conv2d, activation="tanh"),
+        lambda x, w, b: torch_conv2d(x, w, b).tanh(),
+        lambda: (draw(2, 4, 5, 4), draw(2, 2, 3, 2), draw(2)),
+    ),
     **{
         f"batch_norm_{name}": (batch_norm(name), torch_batch_norm(name), lambda: (draw(3, 4, 2, 3), draw(4), draw(4)))
         for name in ("none", "relu", "leaky_relu")

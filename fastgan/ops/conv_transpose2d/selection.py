@@ -7,6 +7,7 @@ The terms are what the work consists of (products, values copied, calls); the se
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ Terms = tuple[float, ...]
 
 _LANES = 16  # floats of a panel, as the AVX2 kernels have it
 _ROWS = 6
-_FEW_CHANNELS, _MOST_COLUMNS = 8, 128  # few_columns() in csrc/conv_transpose2d/cpu.cpp
+_FEW_CHANNELS, _MOST_COLUMNS = 8, 128  # few_columns() in csrc/conv_transpose2d/method.h
 
 
 class Call(NamedTuple):
@@ -56,9 +57,37 @@ def _by_columns(call: Call) -> bool:
     return all(p >= 0 and (i - 1) * s + (k - 1) * d + 1 - p >= o for i, o, k, s, p, d in axes)
 
 
+_PLACES = {"conv2d": "conv_transpose2d", "conv_transpose2d": "conv2d", "conv2d_weight": "conv2d_weight"}
+
+
+def _exchanged(call: Call) -> Call | None:
+    """The call that runs where the images change places (exchange_pays() in csrc/conv_transpose2d/method.h)."""
+    if call.stride != (1, 1) or call.groups > 1 or call.cs >= _FEW_CHANNELS or call.cb < _FEW_CHANNELS:
+        return None
+    if _by_columns(call):
+        return None
+    spans = zip(call.kernel, call.padding, call.dilation, strict=True)
+    other = call._replace(
+        op=_PLACES[call.op],
+        cs=call.cb,
+        cb=call.cs,
+        small=call.big,
+        big=call.small,
+        padding=tuple(d * (k - 1) - p for k, p, d in spans),
+        in_place=(call.in_place[1], call.in_place[0], call.in_place[2]),
+    )
+    return other if _by_columns(other) else None
+
+
+def _by_winograd(call: Call) -> bool:
+    fits = call.kernel == (4, 4) and call.stride == (2, 2) and call.padding == call.dilation == (1, 1)
+    return fits and min(call.small) >= 4 and min(call.cs, call.cb) >= 16 and call.batch * math.prod(call.small) >= 64
+
+
 def native_terms(call: Call) -> tuple[str, Terms]:
     """(the method, its terms): calls, groups, products with padded panels, runs of them or values unfolded, values
     packed, values copied between layouts; of the direct image maps also values stored, and rows of a panel's part."""
+    call = _exchanged(call) or call
     cs, cb = call.cs, call.cb
     taps, pixels = call.kernel[0] * call.kernel[1], call.small[0] * call.small[1]
     big_pixels = call.big[0] * call.big[1]
@@ -76,8 +105,11 @@ def native_terms(call: Call) -> tuple[str, Terms]:
         unfolded = images * pixels * (_up(columns, _LANES) + 4 * call.kernel[0])
         return f"{call.op} by columns", (1, call.groups, products, unfolded, weights, copied)
     met = images
-    for axis in zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True):
-        met *= _meetings(*axis)
+    if _by_winograd(call):
+        met *= 36 * _up(call.small[0], 2) * _up(call.small[1], 2) // 4
+    else:
+        for axis in zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True):
+            met *= _meetings(*axis)
     if call.op == "conv2d_weight":
         rows, panels = _up(cs, _ROWS) // _ROWS, _up(cb, _LANES) // _LANES
         packed = images * (pixels * rows * _ROWS + big_pixels * panels * _LANES)
@@ -129,6 +161,7 @@ def _filled(call: Call, padded: float, share: float) -> bool:
     what torch is good at."""
     if call.groups > 1 or call.kernel == (1, 1) or share < 0.5:
         return False
+    call = _exchanged(call) or call
     return _useful(call, _by_columns(call)) >= 0.8 * padded
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fastgan
 from fastgan.models import (
     CGANDiscriminator,
     CGANGenerator,
@@ -265,3 +266,29 @@ def test_empty_batch_in_eval_mode() -> None:
     images = CGANGenerator().eval()(torch.zeros(0, 100), none)
     assert images.shape == (0, 1, 28, 28)
     assert CGANDiscriminator().eval()(images, none).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [
+        (DCGANGenerator, "to_image"),
+        (DCGANDiscriminator, "from_image"),
+        (CGANGenerator, "to_image"),
+        (CGANDiscriminator, "from_image"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_the_activation_of_a_convolution_is_the_one_that_stood_after_it(network, layer):
+    """Bit for bit, where torch computes both."""
+    net = network()
+    convolution, seen = getattr(net, layer), []
+    convolution.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    labels = (torch.randint(10, (2,)),) if hasattr(net, "classes") else ()
+    first = (net.channels, net.image_size, net.image_size) if layer == "from_image" else (net.z_dim,)
+    with fastgan.use_backend("reference"), torch.no_grad():
+        net(torch.randn(2, *first), *labels)
+        (x, output), convolution.activation = seen[0], "none"
+        plain = convolution(x)
+    expected = plain.tanh() if layer == "to_image" else torch.nn.functional.leaky_relu(plain, 0.2)
+    assert torch.equal(output, expected)
+    assert {f"{layer}.weight", f"{layer}.bias"} == {key for key in net.state_dict() if key.startswith(layer)}

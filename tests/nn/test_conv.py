@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import fastgan
+from fastgan.nn.fold import fold_batch_norm
 from tests.checks import assert_rule, assert_tight
 from tests.ops.cases import integers, outcome, with_gradients
 
@@ -339,3 +340,23 @@ def test_other_padding_modes_have_the_activation_too():
     x = torch.randn(1, 4, 5, 5)
     expected = nn.Conv2d._conv_forward(layer, x, layer.weight, layer.bias).relu()
     assert_rule("output", layer(x), expected, expected.double())
+
+
+def test_an_activation_given_after_accelerate_is_not_lost_by_restore():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3))
+    fastgan.accelerate(model)
+    assert model[0].activation == "none" and "activation" not in model[0].__dict__
+    model[0].activation = "tanh"
+    with pytest.raises(ValueError, match=r"^0 \(Conv2d\) was given activation='tanh' after it was accelerated"):
+        fastgan.restore(model)
+    model[0].activation = "none"
+    fastgan.restore(model)
+    assert type(model[0]) is nn.Conv2d
+
+
+@twins
+def test_a_norm_is_not_folded_through_an_activation(ours, torchs):
+    model = nn.Sequential(ours(4, 6, 3, activation="relu"), nn.BatchNorm2d(6)).eval()
+    nn.init.normal_(model[1].running_mean)
+    folded, x = fold_batch_norm(model), torch.randn(2, 4, 5, 5)
+    assert type(folded[1]) is nn.BatchNorm2d and torch.equal(folded(x), model(x))

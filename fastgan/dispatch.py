@@ -28,6 +28,10 @@ class BackendError(RuntimeError):
     """The backend that was asked for cannot run an op; the message says why."""
 
 
+def _pays_always(*_args: Any) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to compute an op.
@@ -46,7 +50,7 @@ class Backend:
     run: Callable[..., Any]
     supports: Callable[..., str | None]
     auto_on: frozenset[str] = frozenset()
-    pays: Callable[..., bool] = lambda *_args: True
+    pays: Callable[..., bool] = _pays_always
 
 
 _table: dict[str, dict[str, Backend]] = {}

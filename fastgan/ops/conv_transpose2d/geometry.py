@@ -226,4 +226,6 @@ def output_memory_format(input: torch.Tensor, weight: torch.Tensor) -> torch.mem
 
 
 def _like_channels_last(tensor: torch.Tensor) -> bool:
+    if tensor.stride(3) < tensor.stride(1):  # the usual answer, in a tenth of the time of torch's Python
+        return False
     return torch._prims_common.suggest_memory_format(tensor) == torch.channels_last

@@ -1,0 +1,59 @@
+"""How much scratch memory the compiled convolutions keep."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastgan.native import native_reason
+from tests.ops.test_native_conv import DCGAN, OPS, RGB, changed
+
+pytestmark = pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
+
+MOST_SCRATCH = 8  # MB on the calling thread: of packed weights, a chunk's images and sums
+
+# Close to what supports() accepts: channels times taps, images of either side, taps.
+EXTREMES = {
+    "conv_transpose2d": (
+        changed(DCGAN, batch=2, channels=(2048, 8)),
+        changed(DCGAN, batch=2, channels=(8, 8), small=(63, 64), big=(126, 128)),
+        changed(RGB, batch=2, channels=(64, 3), small=(63, 64), big=(126, 128)),
+    ),
+    "conv2d": (
+        changed(DCGAN, batch=2, channels=(8, 2048)),
+        changed(DCGAN, batch=2, channels=(8, 32), small=(63, 64), big=(126, 128)),
+        changed(RGB, batch=2, channels=(64, 3), small=(63, 64), big=(126, 128)),
+    ),
+    "conv2d_weight": (
+        changed(DCGAN, batch=2, channels=(512, 512)),
+        changed(DCGAN, batch=2, channels=(32, 32), small=(63, 64), big=(126, 128)),
+        changed(RGB, batch=2, channels=(32, 3), small=(63, 64), big=(126, 128)),
+        changed(DCGAN, channels=(8, 9), kernel=(64, 64), stride=(1, 1), padding=(31, 31), small=(9, 9), big=(9, 9)),
+    ),
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("op", OPS)
+def test_scratch_memory_is_bounded(op):
+    """What a process grows by, outputs apart."""
+    code = f"""
+import torch
+from tests.ops.test_native_conv import RGB, native, operands
+from tests.ops.test_native_conv_scratch import EXTREMES
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+ready = [(map, operands(map, {op!r})) for map in (RGB, *EXTREMES[{op!r}])]
+native({op!r}, *ready[0][0].args({op!r}, *ready[0][1]))
+before, kept = peak(), []
+for map, tensors in ready[1:]:
+    kept.append(native({op!r}, *map.args({op!r}, *tensors)))
+print(peak() - before - sum(output.numel() * 4 for output in kept) / 2**20)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < MOST_SCRATCH, done.stdout

@@ -11,7 +11,6 @@ import inspect
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
 from fastgan.ops.batch_norm_act import higher_order
 from fastgan.ops.common import forward_mode
@@ -100,18 +99,9 @@ for _function in (BatchNormActTrain, BatchNormActTrainWithJvp, BatchNormActEval,
     _forward.__signature__ = inspect.signature(_forward)
 
 
-def _bare(*tensors: torch.Tensor | None) -> bool:
-    """Whether nothing can ask for a derivative of this call, so that the op alone will do."""
-    if torch.compiler.is_compiling():
-        return forward_mode.bare(*tensors)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return False
-    return not torch.is_grad_enabled() or not any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
 def train(*args: Any) -> torch.Tensor:
     """The output by batch statistics; takes BatchNormActTrain's arguments."""
-    if _bare(*args[:3]):
+    if forward_mode.bare(*args[:3]):
         return _ops.batch_norm_act_train(*args)[0]
     return forward_mode.with_jvp(BatchNormActTrain, BatchNormActTrainWithJvp).apply(*args)[0]
 
@@ -131,7 +121,7 @@ def evaluate(
     dtype = accumulate_type(input.dtype)
     mean = running_mean.detach().to(dtype, copy=True)
     rstd = torch.rsqrt(running_var.detach().to(dtype) + eps)
-    if not torch.compiler.is_compiling() and _bare(input, weight, bias):
+    if not torch.compiler.is_compiling() and forward_mode.bare(input, weight, bias):
         return _ops.batch_norm_act_eval(input, weight, bias, mean, rstd, activation, negative_slope)
     function = forward_mode.with_jvp(BatchNormActEval, BatchNormActEvalWithJvp)
     return function.apply(input, weight, bias, mean, rstd, eps, activation, negative_slope)

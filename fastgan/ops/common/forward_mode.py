@@ -51,9 +51,12 @@ def differentiable_backward() -> bool:
 
 
 def bare(*tensors: torch.Tensor | None) -> bool:
-    """Whether a compiler sees a call of which nothing needs a gradient. Then it gets the op alone: it cannot trace a
-    Function that marks an output as not differentiable, unless it needs its backward too."""
-    if not torch.compiler.is_compiling():
+    """Whether nothing can ask for a derivative of this call. Then the op alone will do: a Function costs more than a
+    small op does, and a compiler cannot trace one that marks an output as not differentiable unless it needs its
+    backward too."""
+    if not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    ):
         return False
     return not torch.is_grad_enabled() or not any(tensor is not None and tensor.requires_grad for tensor in tensors)
 

@@ -32,6 +32,8 @@ def conv_transpose2d(
     negative_slope: float,
 ) -> torch.Tensor:
     """The transposed convolution and an activation, differentiable any number of times."""
+    if forward_mode.bare(input, weight, bias):
+        return _ops.conv_transpose2d_act(input, weight, bias, output_size, *geometry, activation, negative_slope)
     return forward_mode.with_jvp(ConvTranspose2dAct, ConvTranspose2dActWithJvp).apply(
         input, weight, bias, *autograd.flat(output_size, geometry), activation, negative_slope
     )
@@ -47,6 +49,8 @@ def conv2d(
     negative_slope: float,
 ) -> torch.Tensor:
     """The strided convolution and an activation, differentiable any number of times."""
+    if forward_mode.bare(input, weight, bias):
+        return _ops.conv2d_act(input, weight, bias, output_size, *geometry, activation, negative_slope)
     return forward_mode.with_jvp(Conv2dAct, Conv2dActWithJvp).apply(
         input, weight, bias, *autograd.flat(output_size, geometry), activation, negative_slope
     )

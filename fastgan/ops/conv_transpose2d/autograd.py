@@ -21,6 +21,8 @@ def conv_transpose2d(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
 ) -> torch.Tensor:
     """The transposed convolution, differentiable any number of times."""
+    if forward_mode.bare(input, weight, bias):
+        return _ops.conv_transpose2d(input, weight, bias, output_size, *geometry)
     return forward_mode.with_jvp(ConvTranspose2d, ConvTranspose2dWithJvp).apply(
         input, weight, bias, *flat(output_size, geometry)
     )
@@ -30,11 +32,15 @@ def conv2d(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, geometry: Geometry
 ) -> torch.Tensor:
     """The strided convolution, differentiable any number of times."""
+    if forward_mode.bare(input, weight, bias):
+        return _ops.conv2d(input, weight, bias, output_size, *geometry)
     return forward_mode.with_jvp(Conv2d, Conv2dWithJvp).apply(input, weight, bias, *flat(output_size, geometry))
 
 
 def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geometry: Geometry) -> torch.Tensor:
     """The weight gradient of both, differentiable any number of times."""
+    if forward_mode.bare(small, big):
+        return _ops.conv2d_weight(small, big, kernel_size, *geometry)
     return forward_mode.with_jvp(Conv2dWeight, Conv2dWeightWithJvp).apply(small, big, *flat(kernel_size, geometry))
 
 

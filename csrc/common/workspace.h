@@ -7,8 +7,6 @@
 
 namespace fastgan {
 
-constexpr int64_t kMaxWorkspaceFloats = (4 << 20) / sizeof(float);  // per thread
-
 // Grows, never shrinks; freed with its thread. The contents are not kept when it grows.
 class Workspace {
  public:
@@ -36,5 +34,16 @@ class Workspace {
   float* data_ = nullptr;
   int64_t capacity_ = 0;
 };
+
+// This thread's, for the work of one task and for what all tasks of a call read; a call may use both.
+inline Workspace& task_memory() {
+  thread_local Workspace memory;
+  return memory;
+}
+
+inline Workspace& shared_memory() {
+  thread_local Workspace memory;
+  return memory;
+}
 
 }  // namespace fastgan

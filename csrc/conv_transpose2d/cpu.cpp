@@ -21,7 +21,8 @@ const Schema weight_schema("conv_weight(Tensor small, Tensor big, Tensor(a!) wei
 
 using Ints = std::vector<int64_t>;
 
-View view(const char* op, const char* name, const Tensor& tensor) {
+// Reading a view of an operand must not count as writing it, so only the output asks for a pointer to write to.
+View view(const char* op, const char* name, const Tensor& tensor, bool written = false) {
   check(tensor.dim() == 4, op, ": ", name, " must have 4 dimensions, got ", tensor.dim());
   const ScalarType dtype = tensor.scalar_type();
   check(
@@ -30,7 +31,8 @@ View view(const char* op, const char* name, const Tensor& tensor) {
   const Element element = dtype == ScalarType::Float ? Element::float32
       : dtype == ScalarType::Half                    ? Element::float16
                                                      : Element::bfloat16;
-  return {tensor.mutable_data_ptr(), element, tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+  void* data = written ? tensor.mutable_data_ptr() : const_cast<void*>(tensor.const_data_ptr());
+  return {data, element, tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
 }
 
 Shape shape(
@@ -59,9 +61,10 @@ void conv_image(
       ": activation must be 0 (none), 1 (relu), 2 (leaky_relu) or 3 (tanh), got ", activation);
   check_same_dtype(op, "weight", weight, "input", input);
   check_same_dtype(op, "output", output, "input", input);
+  const View from = view(op, "input", input), taps = view(op, "weight", weight), to = view(op, "output", output, true);
   ImageProblem problem = {
       shape(op, transposed ? input : output, transposed ? output : input, weight, stride, padding, dilation, groups),
-      transposed, view(op, "input", input), view(op, "weight", weight), view(op, "output", output), nullptr,
+      transposed, from, taps, to, nullptr,
       {static_cast<Activation>(activation), static_cast<float>(negative_slope)}};
   if (bias.has_value()) {
     check(
@@ -80,9 +83,9 @@ void conv_weight(
   constexpr const char* op = "conv_weight";
   check_same_dtype(op, "big", big, "small", small);
   check_same_dtype(op, "weight", weight, "small", small);
+  const View from = view(op, "small", small), other = view(op, "big", big), to = view(op, "weight", weight, true);
   const WeightProblem problem = {
-      shape(op, small, big, weight, stride, padding, dilation, groups), view(op, "small", small), view(op, "big", big),
-      view(op, "weight", weight)};
+      shape(op, small, big, weight, stride, padding, dilation, groups), from, other, to};
   if (weight.numel() == 0) {
     return;
   }

@@ -1,20 +1,30 @@
 // Which method runs a problem.
 #pragma once
 
+#include <algorithm>
+
 #include "conv_transpose2d/launch.h"
 
 namespace fastgan {
 
-// Whether all taps of all channels of the big image make up few columns, one tap's less than half a panel, and the stamps reach
-// every big pixel.
+constexpr int64_t kMostColumns = 1 << 18;  // floats of one image's unfolded matrix, and of its stamp
+constexpr int64_t kMostImage = 1 << 18;    // floats of an image that the Winograd method may have to copy
+constexpr int64_t kMostChannels = 512;     // of the Winograd method, whose panels hold 36 values a channel
+
+// Whether all taps of all channels of the big image make up few columns, one tap's less than half a panel, the stamps reach
+// every big pixel, and both fit the scratch memory.
 inline bool few_columns(const Shape& s) {
+  int64_t stamps = s.cb;
   for (const Axis& axis : {s.h, s.w}) {
     const int64_t stamp = (axis.small - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
-    if (axis.padding < 0 || stamp - axis.padding < axis.big) {
+    if (axis.padding < 0 || stamp - axis.padding < axis.big || stamp > kMostColumns) {
       return false;
     }
+    stamps *= stamp;
   }
-  return s.cb < 8 && s.cb * s.taps() <= 128 && s.cs >= 4 && s.h.small * s.w.small > 0;
+  const int64_t pixels = s.h.small * s.w.small, columns = s.cb * s.taps();
+  return s.cb < 8 && columns <= 128 && s.cs >= 4 && pixels > 0 && stamps <= kMostColumns &&
+      pixels * ((columns + 31) / 32 * 32) <= kMostColumns;
 }
 
 // Whether the Winograd method takes the shape and does less work: not where most taps of the direct one fall outside the image.
@@ -24,7 +34,14 @@ inline bool winograd_pays(const Shape& s) {
       return false;
     }
   }
-  return s.cs >= 16 && s.cb >= 16 && s.batch * s.h.small * s.w.small >= 64;
+  return std::min(s.cs, s.cb) >= 16 && std::max(s.cs, s.cb) <= kMostChannels && s.batch * s.h.small * s.w.small >= 64 &&
+      s.h.small * s.w.small * s.cs <= kMostImage && s.h.big * s.w.big * s.cb <= kMostImage;
+}
+
+// For the weight gradient: images of many tiles would be copied once per block of tiles.
+inline bool winograd_weight_pays(const WeightProblem& p) {
+  const auto in_place = [](const View& view) { return view.element == Element::float32 && view.c == 1; };
+  return winograd_pays(p.shape) && ((in_place(p.small) && in_place(p.big)) || p.shape.h.small * p.shape.w.small <= 1024);
 }
 
 // At stride 1 the two images may change places: small pixel o - (padding' - k' dilation) meets big pixel o, with the taps in
@@ -69,7 +86,7 @@ inline void run(WeightProblem problem) {
     columns_weight(problem);
   } else if (exchange_pays(shape)) {
     columns_weight({exchanged(shape), problem.big, problem.small, exchanged(problem.weight, shape)});
-  } else if (winograd_pays(shape)) {
+  } else if (winograd_weight_pays(problem)) {
     winograd_weight(problem);
   } else {
     direct_weight(problem);

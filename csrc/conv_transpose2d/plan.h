@@ -117,8 +117,9 @@ struct WeightPlan {
     const int64_t pixels = std::max<int64_t>(1, s.h.small * s.w.small);
     row_panels = (s.cs + rows - 1) / rows;
     panels = (s.cb + columns - 1) / columns;
-    phase_w = (s.w.big + s.w.stride - 1) / s.w.stride;
-    big_pixels = s.h.big * s.w.stride * phase_w;
+    phases = std::min(s.w.stride, s.w.big);
+    phase_w = (s.w.big + phases - 1) / phases;
+    big_pixels = s.h.big * phases * phase_w;
     // What limits a chunk: the cache, and the memory for the rows.
     const int64_t most = std::max<int64_t>(1, std::min(kChunkPixels / pixels, kMostPacked / (pixels * s.cs)));
     chunks = (s.batch + most - 1) / most;
@@ -146,7 +147,7 @@ struct WeightPlan {
   int64_t row_panels, panels;               // panels of rows (small channels) and of columns (big channels)
   int64_t panels_per_task, rows_per_task;   // of either
   int64_t column_tasks, tasks;
-  int64_t phase_w, big_pixels;              // the big image's columns are stored by phase: column o at (o % stride, o / stride)
+  int64_t phases, phase_w, big_pixels;      // the big image's columns are stored by phase: column o at (o % phases, o / phases)
   std::vector<TapRange> ranges_h, ranges_w;
 };
 
@@ -220,20 +221,20 @@ struct WinogradPlan {
 
 // The weight gradient by the Winograd method (winograd_weight.inc).
 struct WinogradWeightPlan {
-  static constexpr int64_t kBlock = 128;          // tiles: the steps of one run of products
-  static constexpr int64_t kMostSums = 5 << 17;   // 2.5 MB of sums per thread
+  static constexpr int64_t kMost = 15 << 16;  // 3.75 MB of packed pixels and sums per thread
 
   WinogradWeightPlan(const Shape& s, int64_t rows, int64_t panel, int64_t threads)
       : small_h(s.h.small), small_w(s.w.small), big_h(s.h.big), big_w(s.w.big) {
     tiles_h = (small_h + 1) / 2;
     tiles_w = (small_w + 1) / 2;
     tiles = s.batch * tiles_h * tiles_w;
-    block = std::min(tiles, kBlock);
+    block = std::min<int64_t>(tiles, s.cs > 256 ? 64 : 128);  // the steps of one run of products
     block_images = (block + tiles_h * tiles_w - 2) / (tiles_h * tiles_w) + 1;
     difference_floats = block * panel + panel;
     row_panels = (s.cs + rows - 1) / rows;
     panels = (s.cb + panel - 1) / panel;
-    const int64_t most = std::max<int64_t>(1, kMostSums / (36 * row_panels * rows * panel));
+    const int64_t packed = 9 * row_panels * rows * block + 36 * difference_floats;
+    const int64_t most = std::max<int64_t>(1, (kMost - packed) / (36 * row_panels * rows * panel));
     panels_per_task = std::min(most, (panels + threads - 1) / threads);
   }
 

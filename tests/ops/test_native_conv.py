@@ -243,6 +243,7 @@ def test_real_numbers_by_the_rule(op, dtype, isa):
         DCGAN,
         RGB,
         changed(DCGAN, channels=(128, 65)),
+        changed(DCGAN, channels=(512, 130)),
         changed(RGB, channels=(64, 3), small=(16, 16), big=(32, 32)),
     )
     for map in (*maps, changed(DCGAN, kernel=(3, 5), stride=(1, 2), big=(4, 9), groups=2)):

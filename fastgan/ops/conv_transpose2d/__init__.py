@@ -121,7 +121,13 @@ def _define_activated(name: str, channels: Any, run_native: Any, run_reference: 
         "float negative_slope) -> Tensor",
         _of_linear(_image_fake(channels)),
         [
-            Backend("native", run_native, supports, auto_on=frozenset({"cpu"})),
+            Backend(
+                "native",
+                run_native,
+                supports,
+                auto_on=frozenset({"cpu"}),
+                pays=_of_linear(functools.partial(native.pays, name)),
+            ),
             Backend("triton", _then_activation(_triton(name)), _triton_supports),
             Backend("reference", _then_activation(run_reference), always),
         ],

@@ -17,6 +17,7 @@ Terms = tuple[float, ...]
 _LANES = 16  # floats of a panel, as the AVX2 kernels have it
 _ROWS = 6
 _FEW_CHANNELS, _MOST_COLUMNS = 8, 128  # few_columns() in csrc/conv_transpose2d/method.h
+_MOST_SCRATCH = 1 << 18  # kMostColumns and kMostImage there
 
 
 class Call(NamedTuple):
@@ -51,10 +52,14 @@ def _meetings(small: int, big: int, kernel: int, stride: int, padding: int, dila
 
 
 def _by_columns(call: Call) -> bool:
-    if call.cb >= _FEW_CHANNELS or call.cs < 4 or call.cb * call.kernel[0] * call.kernel[1] > _MOST_COLUMNS:
+    columns = call.cb * call.kernel[0] * call.kernel[1]
+    if call.cb >= _FEW_CHANNELS or call.cs < 4 or columns > _MOST_COLUMNS:
         return False
-    axes = zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True)
-    return all(p >= 0 and (i - 1) * s + (k - 1) * d + 1 - p >= o for i, o, k, s, p, d in axes)
+    axes = list(zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True))
+    stamps = [(i - 1) * s + (k - 1) * d + 1 for i, _, k, s, _, d in axes]
+    scratch = max(math.prod(stamps) * call.cb, math.prod(call.small) * _up(columns, 32))
+    reached = all(p >= 0 and stamp - p >= o for stamp, (_, o, _, _, p, _) in zip(stamps, axes, strict=True))
+    return reached and scratch <= _MOST_SCRATCH
 
 
 _PLACES = {"conv2d": "conv_transpose2d", "conv_transpose2d": "conv2d", "conv2d_weight": "conv2d_weight"}
@@ -81,7 +86,9 @@ def _exchanged(call: Call) -> Call | None:
 
 def _by_winograd(call: Call) -> bool:
     fits = call.kernel == (4, 4) and call.stride == (2, 2) and call.padding == call.dilation == (1, 1)
-    return fits and min(call.small) >= 4 and min(call.cs, call.cb) >= 16 and call.batch * math.prod(call.small) >= 64
+    small, big = math.prod(call.small), math.prod(call.big)
+    fits = fits and min(call.small) >= 4 and min(call.cs, call.cb) >= 16 and max(call.cs, call.cb) <= 512
+    return fits and call.batch * small >= 64 and max(small * call.cs, big * call.cb) <= _MOST_SCRATCH
 
 
 def native_terms(call: Call) -> tuple[str, Terms]:

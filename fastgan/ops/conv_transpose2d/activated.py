@@ -61,9 +61,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     autograd.setup_image(ctx, tuple(linear), output)
 
 
-def _before(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+def _before(ctx: Any, output: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """The gradient before the activation from the one after it; of a tangent the other way round."""
-    return act.backward_by_output(gradient, ctx.saved_tensors[2], ctx.activation, ctx.negative_slope)
+    return act.backward_by_output(gradient, output, ctx.activation, ctx.negative_slope)
 
 
 class ConvTranspose2dAct(torch.autograd.Function):
@@ -109,7 +109,9 @@ class ConvTranspose2dAct(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
-        return *autograd.transposed_gradients(ctx, _before(ctx, grad_output)), *(None,) * _NUMBERS
+        input, weight, output = ctx.saved_tensors
+        before = _before(ctx, output, grad_output)
+        return *autograd.transposed_gradients(ctx, input, weight, before), *(None,) * _NUMBERS
 
 
 class ConvTranspose2dActWithJvp(ConvTranspose2dAct):
@@ -124,7 +126,7 @@ class ConvTranspose2dActWithJvp(ConvTranspose2dAct):
         ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
     ) -> torch.Tensor | None:
         tangent = autograd.image_tangent(ctx, autograd.conv_transpose2d, input, weight, bias)
-        return None if tangent is None else _before(ctx, tangent)
+        return None if tangent is None else _before(ctx, ctx.saved_tensors[2], tangent)
 
 
 class Conv2dAct(torch.autograd.Function):
@@ -170,7 +172,9 @@ class Conv2dAct(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
-        return *autograd.strided_gradients(ctx, _before(ctx, grad_output)), *(None,) * _NUMBERS
+        input, weight, output = ctx.saved_tensors
+        before = _before(ctx, output, grad_output)
+        return *autograd.strided_gradients(ctx, input, weight, before), *(None,) * _NUMBERS
 
 
 class Conv2dActWithJvp(Conv2dAct):
@@ -185,4 +189,4 @@ class Conv2dActWithJvp(Conv2dAct):
         ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor | None, *_: Any
     ) -> torch.Tensor | None:
         tangent = autograd.image_tangent(ctx, autograd.conv2d, input, weight, bias)
-        return None if tangent is None else _before(ctx, tangent)
+        return None if tangent is None else _before(ctx, ctx.saved_tensors[2], tangent)

@@ -63,9 +63,9 @@ def _bias_gradient(grad_output: torch.Tensor, needed: bool) -> torch.Tensor | No
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
-def transposed_gradients(ctx: Any, grad_output: torch.Tensor) -> Gradients:
-    """Those of input, weight and bias of the transposed convolution that ``ctx`` has saved them of."""
-    input, weight = ctx.saved_tensors[:2]
+def transposed_gradients(ctx: Any, input: torch.Tensor, weight: torch.Tensor, grad_output: torch.Tensor) -> Gradients:
+    """Those of input, weight and bias of the transposed convolution, from its operands as ``ctx`` saved them: a caller unpacks
+    them once, as torch's checkpoints demand."""
     grad_input = grad_weight = None
     if ctx.needs_input_grad[0]:
         grad_input = conv2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
@@ -74,9 +74,9 @@ def transposed_gradients(ctx: Any, grad_output: torch.Tensor) -> Gradients:
     return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2])
 
 
-def strided_gradients(ctx: Any, grad_output: torch.Tensor) -> Gradients:
-    """Those of input, weight and bias of the strided convolution that ``ctx`` has saved them of."""
-    input, weight = ctx.saved_tensors[:2]
+def strided_gradients(ctx: Any, input: torch.Tensor, weight: torch.Tensor, grad_output: torch.Tensor) -> Gradients:
+    """Those of input, weight and bias of the strided convolution, from its operands as ``ctx`` saved them: a caller unpacks
+    them once, as torch's checkpoints demand."""
     grad_input = grad_weight = None
     if ctx.needs_input_grad[0]:
         grad_input = conv_transpose2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
@@ -124,7 +124,7 @@ class ConvTranspose2d(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
-        return *transposed_gradients(ctx, grad_output), *(None,) * _NUMBERS
+        return *transposed_gradients(ctx, *ctx.saved_tensors, grad_output), *(None,) * _NUMBERS
 
 
 class ConvTranspose2dWithJvp(ConvTranspose2d):
@@ -180,7 +180,7 @@ class Conv2d(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
-        return *strided_gradients(ctx, grad_output), *(None,) * _NUMBERS
+        return *strided_gradients(ctx, *ctx.saved_tensors, grad_output), *(None,) * _NUMBERS
 
 
 class Conv2dWithJvp(Conv2d):

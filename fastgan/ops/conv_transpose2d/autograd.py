@@ -64,8 +64,8 @@ Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 def transposed_gradients(ctx: Any, input: torch.Tensor, weight: torch.Tensor, grad_output: torch.Tensor) -> Gradients:
-    """Those of input, weight and bias of the transposed convolution, from its operands as ``ctx`` saved them: a caller unpacks
-    them once, as torch's checkpoints demand."""
+    """Those of input, weight and bias of the transposed convolution, from its operands as ``ctx`` saved them: the
+    caller unpacks them once, as torch's checkpoints demand."""
     grad_input = grad_weight = None
     if ctx.needs_input_grad[0]:
         grad_input = conv2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
@@ -75,8 +75,8 @@ def transposed_gradients(ctx: Any, input: torch.Tensor, weight: torch.Tensor, gr
 
 
 def strided_gradients(ctx: Any, input: torch.Tensor, weight: torch.Tensor, grad_output: torch.Tensor) -> Gradients:
-    """Those of input, weight and bias of the strided convolution, from its operands as ``ctx`` saved them: a caller unpacks
-    them once, as torch's checkpoints demand."""
+    """Those of input, weight and bias of the strided convolution, from its operands as ``ctx`` saved them: the
+    caller unpacks them once, as torch's checkpoints demand."""
     grad_input = grad_weight = None
     if ctx.needs_input_grad[0]:
         grad_input = conv_transpose2d(grad_output, weight, None, ctx.input_size, ctx.geometry)

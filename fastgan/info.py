@@ -26,8 +26,9 @@ def _conv(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
         weight, geometry = torch.zeros(2, 2, 4, 4, device=device), ((2, 2), (1, 1), (1, 1), 1)
         if op == "conv2d_weight":
             return (small, big, (4, 4), *geometry)
-        first, size = (small, (4, 4)) if op == "conv_transpose2d" else (big, (2, 2))
-        return (first, weight, None, size, *geometry)
+        first, size = (small, (4, 4)) if op.startswith("conv_transpose2d") else (big, (2, 2))
+        activation = (1, 0.0) if op.endswith("_act") else ()
+        return (first, weight, None, size, *geometry, *activation)
 
     return arguments
 
@@ -51,7 +52,7 @@ def _norm(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
 
 # Typical float32 arguments of every op: what a backend supports may depend on them.
 SAMPLES: dict[str, Callable[[torch.device], tuple[Any, ...]]] = {
-    **{op: _conv(op) for op in ("conv_transpose2d", "conv2d", "conv2d_weight")},
+    **{op: _conv(op) for op in ("conv_transpose2d", "conv2d", "conv2d_weight", "conv_transpose2d_act", "conv2d_act")},
     **{
         op: _norm(op)
         for op in (
@@ -64,7 +65,10 @@ SAMPLES: dict[str, Callable[[torch.device], tuple[Any, ...]]] = {
         )
     },
     "bce_with_logits": lambda device: (torch.zeros(8, device=device), None, 1.0, None, None, 1, True),
-    "bce_with_logits_backward": lambda device: (torch.zeros(8, device=device), torch.ones((), device=device), 0),
+    **dict.fromkeys(
+        ("bce_with_logits_backward", "bce_with_logits_backward_"),
+        lambda device: (torch.zeros(8, device=device), torch.ones((), device=device), 0),
+    ),
 }
 
 

@@ -124,7 +124,8 @@ class ConvTranspose2d(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
-        return *transposed_gradients(ctx, *ctx.saved_tensors, grad_output), *(None,) * _NUMBERS
+        input, weight = ctx.saved_tensors
+        return *transposed_gradients(ctx, input, weight, grad_output), *(None,) * _NUMBERS
 
 
 class ConvTranspose2dWithJvp(ConvTranspose2d):
@@ -180,7 +181,8 @@ class Conv2d(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor | None) -> tuple[Any, ...]:
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
-        return *strided_gradients(ctx, *ctx.saved_tensors, grad_output), *(None,) * _NUMBERS
+        input, weight = ctx.saved_tensors
+        return *strided_gradients(ctx, input, weight, grad_output), *(None,) * _NUMBERS
 
 
 class Conv2dWithJvp(Conv2d):

@@ -146,7 +146,7 @@ def summary(records: list[dict[str, Any]], fitted: tuple[dict[str, list[float]],
     found: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for record in records:
         call, seconds = call_of(record), record["seconds"]
-        found[call.op].append((seconds["reference"] / seconds["native"], selection.estimate(call, *fitted)))
+        found[call.op].append((seconds["reference"] / seconds["native"], selection.gain(call, *fitted) > 0))
     lines = []
     for op, cases in found.items():
         slow = [chosen for ratio, chosen in cases if ratio < 0.9]

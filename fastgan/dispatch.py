@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["BACKENDS", "Backend", "BackendError", "define", "select", "trace", "use_backend", "why_not"]
+__all__ = ["BACKENDS", "Backend", "BackendError", "call", "define", "select", "trace", "use_backend", "why_not"]
 
 BACKENDS = ("reference", "triton", "native")
 LIBRARY = torch.library.Library("fastgan", "DEF")
+_ops = torch.ops.fastgan
 
 
 class BackendError(RuntimeError):
@@ -97,18 +98,56 @@ def define(
     _table[op] = {backend.name: backend for backend in backends}
 
 
+def call(op: str, *args: Any) -> Any:
+    """``torch.ops.fastgan.<op>`` on these arguments; past torch's dispatcher, which takes as long as a small op does,
+    where nothing is there that would have to see the call."""
+    if not torch.compiler.is_compiling() and _unseen(args):
+        for arg in args:
+            if isinstance(arg, torch.Tensor) and (arg.is_meta or arg.is_neg()):
+                break
+        else:
+            return _run(op, *args)
+    return getattr(_ops, op)(*args)
+
+
+def may_leave_to_torch(*args: Any) -> bool:
+    """Whether torch's own op, with its own backward, may run in place of ours on these arguments where it is faster:
+    the choice of backend is automatic, nobody records it, and nothing is compiled or watched."""
+    return _forced is None and not _traces and not torch.compiler.is_compiling() and _unseen(args)
+
+
+@functools.cache
+def _is_ordinary(kind: type) -> bool:
+    """Whether values of that type are ordinary tensors or no tensors, and no symbols of a tracer."""
+    if issubclass(kind, torch.Tensor):
+        return kind in (torch.Tensor, torch.nn.Parameter)
+    return not issubclass(kind, torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+def _unseen(args: tuple[Any, ...]) -> bool:
+    """Whether a call on these arguments is one of eager mode on ordinary tensors that no mode, transform, tracer or
+    profiler observes."""
+    return (
+        all(map(_is_ordinary, map(type, args)))
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._get_tracing_state() is None
+        and not torch.autograd._profiler_enabled()
+    )
+
+
 def _run(op: str, *args: Any) -> Any:
     backend = select(op, *args)
     for calls in _traces:
         calls.append((op, backend.name))
-    if not torch.is_grad_enabled():
+    source = None
+    if torch.is_grad_enabled():
+        source = next((arg for arg in args if isinstance(arg, torch.Tensor) and arg.requires_grad), None)
+    if source is None:
         return backend.run(*args)
     # Called by itself, as an exported program does: gradients live in the Functions outside.
     with torch.no_grad():
         result = backend.run(*args)
-    source = next((arg for arg in args if isinstance(arg, torch.Tensor) and arg.requires_grad), None)
-    if source is None:
-        return result
     outputs = _NoGradient.apply(op, source, *(result if isinstance(result, tuple) else (result,)))
     return outputs if isinstance(result, tuple) else outputs[0]
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from fastgan.ops.batch_norm_act import autograd as _bn
 from fastgan.ops.batch_norm_act import checks as _bn_checks
+from fastgan.ops.batch_norm_act import small as _bn_small
 from fastgan.ops.batch_norm_act import sync as _bn_sync
 from fastgan.ops.bce_with_logits import autograd as _bce
 from fastgan.ops.bce_with_logits import checks as _bce_checks
@@ -26,6 +27,7 @@ from fastgan.ops.common.overrides import overridable
 from fastgan.ops.conv_transpose2d import activated as _conv_act
 from fastgan.ops.conv_transpose2d import autograd as _conv
 from fastgan.ops.conv_transpose2d import geometry as _geometry
+from fastgan.ops.conv_transpose2d import native as _conv_native
 from fastgan.ops.conv_transpose2d import reference as _conv_reference
 
 __all__ = ["batch_norm_act", "binary_cross_entropy_with_logits", "conv2d", "conv_transpose2d", "sync_batch_norm_act"]
@@ -103,19 +105,21 @@ def conv_transpose2d(
             negative_slope=negative_slope,
         ).squeeze(0)
     input, weight, bias = autocast_low(input, weight, bias)
-    _geometry.check_tensors(name, input, weight, bias, groups, transposed=True)
-    steps = _geometry.pair("stride", stride, name)
-    gaps = _geometry.pair("dilation", dilation, name)
-    before, size = _geometry.conv_transpose2d_sizes(
-        tuple(input.shape[2:]),
-        tuple(weight.shape[2:]),
-        steps,
+    _geometry.check_tensors(name, input, weight, bias)
+    geometry, size = _geometry.conv_transpose2d_geometry(
+        input.shape,
+        weight.shape,
+        None if bias is None else bias.shape,
+        _geometry.pair("stride", stride, name),
         padding if isinstance(padding, str) else _geometry.pair("padding", padding, name),
         _geometry.pair("output_padding", output_padding, name),
-        gaps,
+        _geometry.whole("groups", groups, name),
+        _geometry.pair("dilation", dilation, name),
     )
-    geometry = _geometry.Geometry(steps, before, gaps, groups)
     act = _activation.parse_after_convolution(activation, negative_slope)
+    if _conv_native.left_to_torch(name, input, weight, bias, size, *geometry) and not isinstance(padding, str):
+        output = torch.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return _activation.apply_(output, act, negative_slope)
     if _for_onnx():
         output = _conv_reference.conv_transpose2d(input, weight, bias, size, geometry)
         return _activation.apply(output, act, negative_slope)
@@ -184,18 +188,20 @@ def conv2d(
             negative_slope=negative_slope,
         ).squeeze(0)
     input, weight, bias = autocast_low(input, weight, bias)
-    _geometry.check_tensors(name, input, weight, bias, groups, transposed=False)
-    steps = _geometry.pair("stride", stride, name)
-    gaps = _geometry.pair("dilation", dilation, name)
-    before, size = _geometry.conv2d_sizes(
-        tuple(input.shape[2:]),
-        tuple(weight.shape[2:]),
-        steps,
+    _geometry.check_tensors(name, input, weight, bias)
+    geometry, size = _geometry.conv2d_geometry(
+        input.shape,
+        weight.shape,
+        None if bias is None else bias.shape,
+        _geometry.pair("stride", stride, name),
         padding if isinstance(padding, str) else _geometry.pair("padding", padding, name),
-        gaps,
+        _geometry.whole("groups", groups, name),
+        _geometry.pair("dilation", dilation, name),
     )
-    geometry = _geometry.Geometry(steps, before, gaps, groups)
     act = _activation.parse_after_convolution(activation, negative_slope)
+    if _conv_native.left_to_torch(name, input, weight, bias, size, *geometry) and not isinstance(padding, str):
+        output = torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return _activation.apply_(output, act, negative_slope)
     if _for_onnx():
         return _activation.apply(_conv_reference.conv2d(input, weight, bias, size, geometry), act, negative_slope)
     if act == _activation.Activation.NONE:
@@ -249,6 +255,10 @@ def batch_norm_act(
     """
     act = _activation.parse(activation)
     _bn_checks.check(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if _bn_small.left_to_torch(input, running_mean, running_var, weight, bias, training):
+        return _bn_small.batch_norm_act(
+            input, running_mean, running_var, weight, bias, training, momentum, eps, act, negative_slope
+        )
     if _for_onnx():
         output = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return _activation.apply(output, act, negative_slope)
@@ -357,6 +367,9 @@ def binary_cross_entropy_with_logits(
         target = float.fromhex(target.hex())  # the same number, but never a compiler's symbol of one
     _bce_checks.check(input, target, weight, pos_weight)
     input, target, weight, pos_weight = autocast_wide(input, target, weight, pos_weight)
+    if _bce_checks.left_to_torch(input, target, weight, pos_weight):
+        labels = target if isinstance(target, torch.Tensor) else torch.full_like(input, float(target))
+        return torch.binary_cross_entropy_with_logits(input, labels, weight, pos_weight, kind)
     if _for_onnx():
         labels = target if isinstance(target, torch.Tensor) else torch.full_like(input, float(target))
         name = ("none", "mean", "sum")[kind]

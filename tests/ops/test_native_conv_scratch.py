@@ -86,7 +86,7 @@ for map, tensors in ready[1:]:
     kept.append(native({op!r}, *map.args({op!r}, *tensors)))
 print(peak() - before - sum(output.numel() * 4 for output in kept) / 2**20)
 """
-    # With a fixed threshold each large block is a mapping of its own: what was freed does not stay in the heap as a hole.
+    # With a fixed threshold each large block is a mapping of its own, and no hole in the heap when it is freed.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

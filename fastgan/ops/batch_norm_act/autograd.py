@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
+from fastgan.dispatch import call
 from fastgan.ops.batch_norm_act import higher_order
 from fastgan.ops.common import forward_mode
 from fastgan.ops.common.dtypes import accumulate_type
-
-_ops = torch.ops.fastgan
 
 
 class BatchNormActTrain(torch.autograd.Function):
@@ -27,7 +26,7 @@ class BatchNormActTrain(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return _ops.batch_norm_act_train(*args)
+        return call("batch_norm_act_train", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -67,7 +66,7 @@ class BatchNormActEval(torch.autograd.Function):
         activation: int,
         negative_slope: float,
     ) -> torch.Tensor:
-        return _ops.batch_norm_act_eval(input, weight, bias, mean, rstd, activation, negative_slope)
+        return call("batch_norm_act_eval", input, weight, bias, mean, rstd, activation, negative_slope)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -102,7 +101,7 @@ for _function in (BatchNormActTrain, BatchNormActTrainWithJvp, BatchNormActEval,
 def train(*args: Any) -> torch.Tensor:
     """The output by batch statistics; takes BatchNormActTrain's arguments."""
     if forward_mode.bare(*args[:3]):
-        return _ops.batch_norm_act_train(*args)[0]
+        return call("batch_norm_act_train", *args)[0]
     return forward_mode.with_jvp(BatchNormActTrain, BatchNormActTrainWithJvp).apply(*args)[0]
 
 
@@ -122,7 +121,7 @@ def evaluate(
     mean = running_mean.detach().to(dtype, copy=True)
     rstd = torch.rsqrt(running_var.detach().to(dtype) + eps)
     if not torch.compiler.is_compiling() and forward_mode.bare(input, weight, bias):
-        return _ops.batch_norm_act_eval(input, weight, bias, mean, rstd, activation, negative_slope)
+        return call("batch_norm_act_eval", input, weight, bias, mean, rstd, activation, negative_slope)
     function = forward_mode.with_jvp(BatchNormActEval, BatchNormActEvalWithJvp)
     return function.apply(input, weight, bias, mean, rstd, eps, activation, negative_slope)
 
@@ -134,8 +133,17 @@ def _backward(ctx: Any, grad_output: torch.Tensor | None, training: bool) -> tup
         return None, None, None
     if forward_mode.differentiable_backward():
         return _differentiable_backward(ctx, grad_output, training)
-    gradients = _ops.batch_norm_act_backward(
-        grad_output, input, weight, bias, mean, rstd, training, ctx.activation, ctx.negative_slope
+    gradients = call(
+        "batch_norm_act_backward",
+        grad_output,
+        input,
+        weight,
+        bias,
+        mean,
+        rstd,
+        training,
+        ctx.activation,
+        ctx.negative_slope,
     )
     grad_input, grad_weight, grad_bias = (
         gradient if need else None for gradient, need in zip(gradients, needed, strict=True)

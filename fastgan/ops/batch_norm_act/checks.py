@@ -48,16 +48,21 @@ def check_tensors(
         raise TypeError(f"batch_norm_act(): argument 'momentum' must be float, not {type(momentum).__name__}")
     if not isinstance(eps, (int, float)) or eps < 0:
         raise ValueError(f"batch_norm_act: eps must be a number >= 0, but got {eps!r}")
-    channels = input.shape[1]
-    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    for name, vector in vectors.items():
-        if vector is not None:
-            _check_vector(name, vector, input, channels)
-            if name.startswith("running") and vector.requires_grad and torch.is_grad_enabled():
-                raise RuntimeError(
-                    f"The function 'batch_norm_act' is not differentiable with respect to argument '{name}'. "
-                    "This input cannot have requires_grad True."
-                )
+    dtype, device, shape = input.dtype, input.device, input.shape[1:2]
+    running = (("running_mean", running_mean), ("running_var", running_var))
+    for name, vector in (*running, ("weight", weight), ("bias", bias)):
+        if vector is None:
+            continue
+        if not isinstance(vector, torch.Tensor):
+            raise TypeError(f"batch_norm_act(): argument '{name}' must be Tensor, not {type(vector).__name__}")
+        if vector.shape != shape or vector.dtype is not dtype or vector.device != device:
+            _check_vector(name, vector, input)
+    for name, vector in running:
+        if vector is not None and vector.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"The function 'batch_norm_act' is not differentiable with respect to argument '{name}'. "
+                "This input cannot have requires_grad True."
+            )
 
 
 def check_pair(running_mean: torch.Tensor | None, running_var: torch.Tensor | None) -> None:
@@ -66,9 +71,8 @@ def check_pair(running_mean: torch.Tensor | None, running_var: torch.Tensor | No
         raise ValueError("running_mean and running_var must be given together or both be None")
 
 
-def _check_vector(name: str, vector: torch.Tensor, input: torch.Tensor, channels: int) -> None:
-    if not isinstance(vector, torch.Tensor):
-        raise TypeError(f"batch_norm_act(): argument '{name}' must be Tensor, not {type(vector).__name__}")
+def _check_vector(name: str, vector: torch.Tensor, input: torch.Tensor) -> None:
+    channels = input.shape[1]
     if vector.dim() != 1 or vector.shape[0] != channels:
         raise RuntimeError(
             f"{name} should contain {channels} elements not {vector.numel()}, got size {list(vector.shape)}"

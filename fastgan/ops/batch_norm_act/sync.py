@@ -13,11 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from fastgan.dispatch import call
 from fastgan.ops.common import activation as act
 from fastgan.ops.common import forward_mode
 from fastgan.ops.common.dtypes import accumulate_type
-
-_ops = torch.ops.fastgan
 
 
 def world(process_group: Any) -> Any:
@@ -62,7 +61,7 @@ class SyncBatchNormActTrain(torch.autograd.Function):
         # what rounding took from the mean, as a bias: (x - mean - low) * scale + bias
         low = ((mean - exact) * (rstd if weight is None else rstd * weight)).to(dtype)
         shift = low if bias is None else bias + low
-        output = _ops.batch_norm_act_eval(input, weight, shift, mean, rstd, activation, negative_slope)
+        output = call("batch_norm_act_eval", input, weight, shift, mean, rstd, activation, negative_slope)
         return output, mean, rstd, total
 
     @staticmethod
@@ -88,7 +87,7 @@ def _count(input: torch.Tensor) -> int:
 
 def _gather(input: torch.Tensor, group: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(count [R, 1], mean [R, C], variance [R, C]) of all ranks, in float64."""
-    mean, var = _ops.batch_norm_act_stats(input)
+    mean, var = call("batch_norm_act_stats", input)
     mine = torch.cat([mean.new_full((1,), _count(input)), mean, var])
     all_ranks = mine.new_empty(dist.get_world_size(group), mine.numel())
     dist.all_gather(list(all_ranks.unbind()), mine, group=group)
@@ -113,13 +112,13 @@ def _backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None,
     input, weight, bias, mean, rstd, total = ctx.saved_tensors
     need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
     rest = (ctx.activation, ctx.negative_slope)
-    grad_weight, grad_bias = _ops.batch_norm_act_backward_reduce(grad_output, input, weight, bias, mean, rstd, *rest)
+    grad_weight, grad_bias = call("batch_norm_act_backward_reduce", grad_output, input, weight, bias, mean, rstd, *rest)
     grad_input = None
     if need_input:
         sums = torch.stack([grad_weight, grad_bias])
         dist.all_reduce(sums, group=ctx.group)
         per_centred, per_element = (sums / total).unbind()
-        grad_input = _ops.batch_norm_act_backward_apply(
+        grad_input = call("batch_norm_act_backward_apply",
             grad_output, input, weight, bias, mean, rstd,
             (per_centred * rstd).to(mean.dtype), per_element.to(mean.dtype), *rest,
         )  # fmt: skip

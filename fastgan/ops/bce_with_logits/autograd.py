@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
+from fastgan.dispatch import call
 from fastgan.ops.bce_with_logits import reference
 from fastgan.ops.common import forward_mode
 from fastgan.ops.common.dtypes import accumulate_type
-
-_ops = torch.ops.fastgan
 
 
 def bce_with_logits(
@@ -31,7 +30,7 @@ def bce_with_logits(
     need_grad = torch.is_grad_enabled() and input.requires_grad
     arguments = (input, target, target_value, weight, pos_weight, reduction, need_grad)
     if forward_mode.bare(input, target):
-        return _ops.bce_with_logits(*arguments)[0]
+        return call("bce_with_logits", *arguments)[0]
     return forward_mode.with_jvp(BCEWithLogits, BCEWithLogitsWithJvp).apply(*arguments)[0]
 
 
@@ -55,7 +54,7 @@ class BCEWithLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return _ops.bce_with_logits(*args)
+        return call("bce_with_logits", *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -77,9 +76,9 @@ class BCEWithLogits(torch.autograd.Function):
         has_gradient = gradient.numel() or not input.numel()  # under vmap forward cannot know that it will be needed
         if has_gradient and not need_target and not forward_mode.differentiable_backward():
             if ctx.may_overwrite and _is_last_use():
-                _ops.bce_with_logits_backward_(gradient, grad_loss, ctx.reduction)
+                call("bce_with_logits_backward_", gradient, grad_loss, ctx.reduction)
                 return (gradient, *(None,) * 6)
-            return (_ops.bce_with_logits_backward(gradient, grad_loss, ctx.reduction), *(None,) * 6)
+            return (call("bce_with_logits_backward", gradient, grad_loss, ctx.reduction), *(None,) * 6)
         # Not from the saved gradient: it is a constant, and this may be differentiated again.
         by_input, by_target = reference.partials(
             input, ctx.target_value if target is None else target, weight, pos_weight, (need_input, need_target)

@@ -38,8 +38,9 @@ def round_to(dtype: torch.dtype, value: float) -> float:
 
 
 def autocast_low(*tensors: Any) -> tuple[Any, ...]:
-    """Under ``torch.autocast``: floating tensors but float64 in the autocast dtype, as torch does for convolutions."""
-    device = next(tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor))
+    """Under ``torch.autocast`` on the first one's device: floating tensors but float64 in the autocast dtype, as torch
+    does for convolutions."""
+    device = tensors[0].device.type
     if not _autocasts(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
@@ -47,8 +48,8 @@ def autocast_low(*tensors: Any) -> tuple[Any, ...]:
 
 
 def autocast_wide(*tensors: Any) -> tuple[Any, ...]:
-    """Under ``torch.autocast``: 16-bit tensors in float32, as torch does for losses."""
-    device = next(tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor))
+    """Under ``torch.autocast`` on the first one's device: 16-bit tensors in float32, as torch does for losses."""
+    device = tensors[0].device.type
     if not _autocasts(device):
         return tensors
     return tuple(_cast(tensor, torch.float32) for tensor in tensors)

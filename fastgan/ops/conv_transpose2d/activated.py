@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from fastgan.dispatch import call
 from fastgan.ops.common import activation as act
 from fastgan.ops.common import forward_mode
 from fastgan.ops.conv_transpose2d import autograd
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
 
-_ops = torch.ops.fastgan
 _NUMBERS = 11  # those of a linear map, the activation, its slope
 
 
@@ -33,7 +33,7 @@ def conv_transpose2d(
 ) -> torch.Tensor:
     """The transposed convolution and an activation, differentiable any number of times."""
     if forward_mode.bare(input, weight, bias):
-        return _ops.conv_transpose2d_act(input, weight, bias, output_size, *geometry, activation, negative_slope)
+        return call("conv_transpose2d_act", input, weight, bias, output_size, *geometry, activation, negative_slope)
     return forward_mode.with_jvp(ConvTranspose2dAct, ConvTranspose2dActWithJvp).apply(
         input, weight, bias, *autograd.flat(output_size, geometry), activation, negative_slope
     )
@@ -50,7 +50,7 @@ def conv2d(
 ) -> torch.Tensor:
     """The strided convolution and an activation, differentiable any number of times."""
     if forward_mode.bare(input, weight, bias):
-        return _ops.conv2d_act(input, weight, bias, output_size, *geometry, activation, negative_slope)
+        return call("conv2d_act", input, weight, bias, output_size, *geometry, activation, negative_slope)
     return forward_mode.with_jvp(Conv2dAct, Conv2dActWithJvp).apply(
         input, weight, bias, *autograd.flat(output_size, geometry), activation, negative_slope
     )
@@ -88,7 +88,8 @@ class ConvTranspose2dAct(torch.autograd.Function):
         activation: int,
         negative_slope: float,
     ) -> torch.Tensor:
-        return _ops.conv_transpose2d_act(
+        return call(
+            "conv_transpose2d_act",
             input,
             weight,
             bias,
@@ -151,7 +152,8 @@ class Conv2dAct(torch.autograd.Function):
         activation: int,
         negative_slope: float,
     ) -> torch.Tensor:
-        return _ops.conv2d_act(
+        return call(
+            "conv2d_act",
             input,
             weight,
             bias,

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
+from fastgan.dispatch import call
 from fastgan.ops.common import forward_mode
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
-
-_ops = torch.ops.fastgan
 
 
 def conv_transpose2d(
@@ -22,7 +21,7 @@ def conv_transpose2d(
 ) -> torch.Tensor:
     """The transposed convolution, differentiable any number of times."""
     if forward_mode.bare(input, weight, bias):
-        return _ops.conv_transpose2d(input, weight, bias, output_size, *geometry)
+        return call("conv_transpose2d", input, weight, bias, output_size, *geometry)
     return forward_mode.with_jvp(ConvTranspose2d, ConvTranspose2dWithJvp).apply(
         input, weight, bias, *flat(output_size, geometry)
     )
@@ -33,14 +32,14 @@ def conv2d(
 ) -> torch.Tensor:
     """The strided convolution, differentiable any number of times."""
     if forward_mode.bare(input, weight, bias):
-        return _ops.conv2d(input, weight, bias, output_size, *geometry)
+        return call("conv2d", input, weight, bias, output_size, *geometry)
     return forward_mode.with_jvp(Conv2d, Conv2dWithJvp).apply(input, weight, bias, *flat(output_size, geometry))
 
 
 def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geometry: Geometry) -> torch.Tensor:
     """The weight gradient of both, differentiable any number of times."""
     if forward_mode.bare(small, big):
-        return _ops.conv2d_weight(small, big, kernel_size, *geometry)
+        return call("conv2d_weight", small, big, kernel_size, *geometry)
     return forward_mode.with_jvp(Conv2dWeight, Conv2dWeightWithJvp).apply(small, big, *flat(kernel_size, geometry))
 
 
@@ -105,7 +104,8 @@ class ConvTranspose2d(torch.autograd.Function):
         dilation_w: int,
         groups: int,
     ) -> torch.Tensor:
-        return _ops.conv_transpose2d(
+        return call(
+            "conv_transpose2d",
             input,
             weight,
             bias,
@@ -162,7 +162,8 @@ class Conv2d(torch.autograd.Function):
         dilation_w: int,
         groups: int,
     ) -> torch.Tensor:
-        return _ops.conv2d(
+        return call(
+            "conv2d",
             input,
             weight,
             bias,
@@ -218,7 +219,8 @@ class Conv2dWeight(torch.autograd.Function):
         dilation_w: int,
         groups: int,
     ) -> torch.Tensor:
-        return _ops.conv2d_weight(
+        return call(
+            "conv2d_weight",
             small,
             big,
             (size_h, size_w),

@@ -12,8 +12,9 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 
@@ -33,6 +34,10 @@ class Geometry(NamedTuple):
 
 def pair(name: str, value: int | Sequence[int], function: str) -> Pair:
     """One int or two as a pair; anything else raises in torch's words."""
+    if type(value) is int:
+        return (value, value)
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value
     if isinstance(value, int | torch.SymInt) and _is_int(value):
         return (value, value)
     if isinstance(value, Sequence) and not isinstance(value, str) and all(_is_int(v) for v in value):
@@ -51,69 +56,128 @@ def _is_int(value: object) -> bool:
     return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
 
 
-def check_tensors(
-    function: str, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int, transposed: bool
-) -> None:
-    """Check everything about the tensors of a batched call before anything runs.
+def check_tensors(function: str, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """Check what the tensors of a batched call are; how their shapes fit together is :func:`check_shapes`'s.
 
     Raises:
         TypeError: an argument is no tensor, or its dtype is not a floating one that the kernels know.
-        RuntimeError: ranks, channels, groups, bias, dtypes or devices do not fit; torch's messages.
+        RuntimeError: dtypes or devices do not fit; torch's messages.
     """
+    dtype, device = input.dtype, input.device
     for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
         if tensor is None and name == "bias":
             continue
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(tensor).__name__}")
-        check_floating(name, tensor)
-        if tensor.dtype != input.dtype:
+        if tensor.dtype is not dtype or name == "input":
+            check_floating(name, tensor)
+        if tensor.dtype is not dtype:
             raise RuntimeError(
                 f"Input type ({input.type()}) and {name} type ({tensor.type()}) should be the same "
-                f"(input is {input.dtype}, {name} is {tensor.dtype})"
+                f"(input is {dtype}, {name} is {tensor.dtype})"
             )
-        if tensor.device != input.device:
+        if tensor.device != device:
             raise RuntimeError(
-                "Expected all tensors to be on the same device, "
-                f"but input is on {input.device} and {name} on {tensor.device}"
+                f"Expected all tensors to be on the same device, but input is on {device} and {name} on {tensor.device}"
             )
-    size = list(weight.shape)
-    if weight.dim() != 4:
+
+
+def check_shapes(function: str, input: Pair, weight: Pair, bias: Pair | None, groups: int, transposed: bool) -> None:
+    """Check that the shapes of a batched call fit together.
+
+    Raises:
+        RuntimeError: ranks, channels, groups or bias do not fit; torch's messages.
+    """
+    size = list(weight)
+    if len(weight) != 4:
         raise RuntimeError(f"{function}: expected weight to have 4 dimensions, but got weight of size {size}")
-    if not _is_int(groups):
-        raise TypeError(f"{function}(): argument 'groups' must be int, not {type(groups).__name__}")
     if groups <= 0:
         raise RuntimeError("non-positive groups is not supported")
     given = (
         f"Given transposed=1, weight of size {size}" if transposed else f"Given groups={groups}, weight of size {size}"
     )
-    if weight.shape[0] < groups:
+    if weight[0] < groups:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, "
             f"but got weight of size {size} instead"
         )
-    if weight.shape[0] % groups != 0:
+    if weight[0] % groups != 0:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
             f"but got weight of size [{size}] instead"
         )
-    if min(weight.shape[1:]) < 1:
+    if min(weight[1:]) < 1:
         raise RuntimeError(f"{function}: weight must not have a dimension of size 0, but got weight of size {size}")
-    in_channels = weight.shape[0] if transposed else weight.shape[1] * groups
-    if input.shape[1] != in_channels:
+    in_channels = weight[0] if transposed else weight[1] * groups
+    if input[1] != in_channels:
         raise RuntimeError(
-            f"{given}, expected input{list(input.shape)} to have {in_channels} channels, "
-            f"but got {input.shape[1]} channels instead"
+            f"{given}, expected input{list(input)} to have {in_channels} channels, but got {input[1]} channels instead"
         )
-    out_channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != out_channels):
+    out_channels = weight[1] * groups if transposed else weight[0]
+    if bias is not None and (len(bias) != 1 or bias[0] != out_channels):
         raise RuntimeError(
             f"Given {'transposed=1, ' if transposed else ''}weight of size {size}, expected bias to be 1-dimensional "
-            f"with {out_channels} elements, but got bias of size {list(bias.shape)} instead"
+            f"with {out_channels} elements, but got bias of size {list(bias)} instead"
         )
-    if min(input.shape[2:]) < 1:
-        raise RuntimeError(
-            f"Only zero batch or zero channel inputs are supported, but got input shape: {list(input.shape)}"
-        )
+    if min(input[2:]) < 1:
+        raise RuntimeError(f"Only zero batch or zero channel inputs are supported, but got input shape: {list(input)}")
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _remembered(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """``function`` of sizes, which a network asks for again and again; not for a compiler, and not for its symbols,
+    which cannot be hashed. What raises is not remembered."""
+    cached: Any = functools.lru_cache(maxsize=1 << 12)(function)
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        try:
+            return cached(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)
+
+    return call
+
+
+@_remembered
+def conv_transpose2d_geometry(
+    input: Pair,
+    weight: Pair,
+    bias: Pair | None,
+    stride: Pair,
+    padding: Pair | str,
+    output_padding: Pair,
+    groups: int,
+    dilation: Pair,
+) -> tuple[Geometry, Pair]:
+    """(the geometry, the output's size) of a transposed convolution of tensors of these shapes, which are checked."""
+    check_shapes("conv_transpose2d", input, weight, bias, groups, transposed=True)
+    before, size = conv_transpose2d_sizes(
+        tuple(input[2:]), tuple(weight[2:]), stride, padding, output_padding, dilation
+    )
+    return Geometry(stride, before, dilation, groups), size
+
+
+@_remembered
+def conv2d_geometry(
+    input: Pair, weight: Pair, bias: Pair | None, stride: Pair, padding: Pair | str, groups: int, dilation: Pair
+) -> tuple[Geometry, Pair]:
+    """(the geometry, the output's size) of a strided convolution of tensors of these shapes, which are checked."""
+    check_shapes("conv2d", input, weight, bias, groups, transposed=False)
+    before, size = conv2d_sizes(tuple(input[2:]), tuple(weight[2:]), stride, padding, dilation)
+    return Geometry(stride, before, dilation, groups), size
+
+
+def whole(name: str, value: int, function: str) -> int:
+    """``value``, which must be an int."""
+    if not _is_int(value):
+        raise TypeError(f"{function}(): argument '{name}' must be int, not {type(value).__name__}")
+    return value
 
 
 def check_rank(function: str, input: torch.Tensor) -> None:

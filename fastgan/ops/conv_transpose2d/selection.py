@@ -172,20 +172,32 @@ def _filled(call: Call, padded: float, share: float) -> bool:
     return _useful(call, _by_columns(call)) >= 0.8 * padded
 
 
-def estimate(call: Call, native: Mapping[str, Sequence[float]], torch: Mapping[str, Sequence[float]]) -> bool:
-    """Whether native is expected to be the faster one, with seconds per term given by method."""
+def gain(call: Call, native: Mapping[str, Sequence[float]], torch: Mapping[str, Sequence[float]]) -> float:
+    """Seconds that native is expected to save, with seconds per term given by method; negative where it loses."""
     method, terms = native_terms(call)
     parts = [seconds * count for seconds, count in zip(native[method], terms, strict=True)]
     ours = sum(parts)
     method, others = torch_terms(call)
     theirs = sum(seconds * count for seconds, count in zip(torch[method], others, strict=True))
-    return ours < theirs * (FILLED_MARGIN if _filled(call, terms[2], parts[2] / ours) else MARGIN)
+    return theirs * (FILLED_MARGIN if _filled(call, terms[2], parts[2] / ours) else MARGIN) - ours
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def pays(call: Call) -> bool:
     """Whether native is expected to be faster than torch; remembered, because a network repeats its calls."""
-    return estimate(call, NATIVE, TORCH)
+    return gain(call, NATIVE, TORCH) > 0
+
+
+#: Seconds that a convolution of ours takes beside its op, forward and for each gradient: checks, the choice, and the
+#: Python of its autograd Function, which torch's own op does not have.
+HOST_FORWARD, HOST_GRADIENT = 6e-5, 8e-5
+
+
+def pays_whole(call: Call, gradients: tuple[str, ...]) -> bool:
+    """Whether native is expected to pay in a call and those ops of its backward that ``gradients`` names, together."""
+    ops = (call, *(call._replace(op=op) for op in gradients))
+    saved = sum(max(gain(op, NATIVE, TORCH), 0) for op in ops)
+    return saved > HOST_FORWARD + HOST_GRADIENT * len(gradients)
 
 
 NATIVE: dict[str, Terms] = {

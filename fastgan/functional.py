@@ -21,14 +21,15 @@ from fastgan.ops.batch_norm_act import small as _bn_small
 from fastgan.ops.batch_norm_act import sync as _bn_sync
 from fastgan.ops.bce_with_logits import autograd as _bce
 from fastgan.ops.bce_with_logits import checks as _bce_checks
+from fastgan.ops.bce_with_logits import small as _bce_small
 from fastgan.ops.common import activation as _activation
 from fastgan.ops.common.dtypes import autocast_low, autocast_wide, round_to
 from fastgan.ops.common.overrides import overridable
 from fastgan.ops.conv_transpose2d import activated as _conv_act
 from fastgan.ops.conv_transpose2d import autograd as _conv
 from fastgan.ops.conv_transpose2d import geometry as _geometry
-from fastgan.ops.conv_transpose2d import native as _conv_native
 from fastgan.ops.conv_transpose2d import reference as _conv_reference
+from fastgan.ops.conv_transpose2d import small as _conv_small
 
 __all__ = ["batch_norm_act", "binary_cross_entropy_with_logits", "conv2d", "conv_transpose2d", "sync_batch_norm_act"]
 
@@ -89,7 +90,10 @@ def conv_transpose2d(
         >>> conv_transpose2d(torch.ones(1, 8, 4, 4), torch.ones(8, 3, 4, 4), stride=2, padding=1).shape
         torch.Size([1, 3, 8, 8])
     """
-    name = "conv_transpose2d"
+    name, options = "conv_transpose2d", (stride, padding, output_padding, groups, dilation)
+    by_torch = _conv_small.known(name, input, weight, bias, options, activation, negative_slope)
+    if by_torch is not None:
+        return by_torch
     _geometry.check_rank(name, input)
     if input.dim() == 3:
         return conv_transpose2d(
@@ -117,9 +121,9 @@ def conv_transpose2d(
         _geometry.pair("dilation", dilation, name),
     )
     act = _activation.parse_after_convolution(activation, negative_slope)
-    if _conv_native.left_to_torch(name, input, weight, bias, size, *geometry) and not isinstance(padding, str):
-        output = torch.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        return _activation.apply_(output, act, negative_slope)
+    by_torch = _conv_small.left_to_torch(name, input, weight, bias, size, geometry, options, activation, negative_slope)
+    if by_torch is not None:
+        return by_torch
     if _for_onnx():
         output = _conv_reference.conv_transpose2d(input, weight, bias, size, geometry)
         return _activation.apply(output, act, negative_slope)
@@ -173,7 +177,10 @@ def conv2d(
         >>> conv2d(torch.ones(1, 3, 7, 7), torch.ones(8, 3, 4, 4), stride=2, padding="same").shape
         torch.Size([1, 8, 4, 4])
     """
-    name = "conv2d"
+    name, options = "conv2d", (stride, padding, dilation, groups)
+    by_torch = _conv_small.known(name, input, weight, bias, options, activation, negative_slope)
+    if by_torch is not None:
+        return by_torch
     _geometry.check_rank(name, input)
     if input.dim() == 3:
         return conv2d(
@@ -199,9 +206,9 @@ def conv2d(
         _geometry.pair("dilation", dilation, name),
     )
     act = _activation.parse_after_convolution(activation, negative_slope)
-    if _conv_native.left_to_torch(name, input, weight, bias, size, *geometry) and not isinstance(padding, str):
-        output = torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-        return _activation.apply_(output, act, negative_slope)
+    by_torch = _conv_small.left_to_torch(name, input, weight, bias, size, geometry, options, activation, negative_slope)
+    if by_torch is not None:
+        return by_torch
     if _for_onnx():
         return _activation.apply(_conv_reference.conv2d(input, weight, bias, size, geometry), act, negative_slope)
     if act == _activation.Activation.NONE:
@@ -363,13 +370,13 @@ def binary_cross_entropy_with_logits(
         0.6931
     """
     kind = _bce_checks.parse_reduction(size_average, reduce, reduction)
+    by_torch = _bce_small.by_torch(input, target, weight, pos_weight, kind)
+    if by_torch is not None:
+        return by_torch
     if isinstance(target, float):
         target = float.fromhex(target.hex())  # the same number, but never a compiler's symbol of one
     _bce_checks.check(input, target, weight, pos_weight)
     input, target, weight, pos_weight = autocast_wide(input, target, weight, pos_weight)
-    if _bce_checks.left_to_torch(input, target, weight, pos_weight):
-        labels = target if isinstance(target, torch.Tensor) else torch.full_like(input, float(target))
-        return torch.binary_cross_entropy_with_logits(input, labels, weight, pos_weight, kind)
     if _for_onnx():
         labels = target if isinstance(target, torch.Tensor) else torch.full_like(input, float(target))
         name = ("none", "mean", "sum")[kind]

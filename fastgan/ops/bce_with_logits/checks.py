@@ -8,7 +8,6 @@ import warnings
 
 import torch
 
-from fastgan import dispatch
 from fastgan.ops.bce_with_logits.reference import MEAN, NONE, SUM
 from fastgan.ops.common.dtypes import check_floating
 
@@ -65,22 +64,6 @@ def check(
             )
         if label != "target":
             _check_broadcast(name, label, tensor, input)
-
-
-#: Logits below which torch's loss is the faster one forward and backward, by what the Python around our op takes:
-#: measured in bench/results (README.md beside this file).
-SMALL = 1 << 15
-
-
-def left_to_torch(
-    input: torch.Tensor, target: torch.Tensor | float, weight: torch.Tensor | None, pos_weight: torch.Tensor | None
-) -> bool:
-    """Whether torch's loss, with its own backward, runs in place of ours: small CPU tensors."""
-    if not dispatch.may_leave_to_torch(input, target, weight, pos_weight):
-        return False  # asked first: a compiler must not see the sizes below
-    if isinstance(target, torch.Tensor) and target.dtype is not torch.float32:
-        return False
-    return input.is_cpu and 0 < input.numel() < SMALL and input.dtype is torch.float32
 
 
 def _check_broadcast(function: str, label: str, tensor: torch.Tensor, input: torch.Tensor) -> None:

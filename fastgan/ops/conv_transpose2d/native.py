@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 
-from fastgan import dispatch
 from fastgan.native import native_reason
 from fastgan.ops.common.activation import Activation
 from fastgan.ops.conv_transpose2d import selection
@@ -17,7 +15,6 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Floats of scratch memory, 4 MB a thread in all: packed weights of one panel of output channels, one image of a side.
 _MOST_PANEL, _MOST_IMAGE, _PANEL, _ROWS = 1 << 20, 1 << 19, 32, 8
 _native = torch.ops.fastgan_native
-_missing = native_reason("cpu")
 
 
 def conv_transpose2d(
@@ -115,52 +112,6 @@ def _reason(first: torch.Tensor, second: torch.Tensor) -> str | None:
 def pays(op: str, *args: Any) -> bool:
     """Whether the compiled kernels are expected to be faster than torch."""
     return selection.pays(numbers(op, *args))
-
-
-_ADJOINT = {"conv_transpose2d": "conv2d", "conv2d": "conv_transpose2d"}
-
-
-def left_to_torch(
-    op: str, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, *geometry: Any
-) -> bool:
-    """Whether torch's own op with its own backward is expected to be the fastest way through this call and its
-    gradients: small calls, most of all, in which the Python around our ops takes longer than the work."""
-    if not dispatch.may_leave_to_torch(input, weight, bias) or 0 in output_size:
-        return False
-    if not input.is_cpu or input.dtype not in _DTYPES or _missing is not None:
-        return True  # no backend but the reference is chosen there
-    by_input = by_weight = False
-    if torch.is_grad_enabled():
-        by_input, by_weight = input.requires_grad, weight.requires_grad
-    layout = (input.dtype is torch.float32, input.stride(1) == 1, weight.stride(1) == 1)
-    return not _pays_whole(op, input.shape, weight.shape, output_size, geometry, layout, by_input, by_weight)
-
-
-@functools.lru_cache(maxsize=1 << 12)
-def _pays_whole(
-    op: str,
-    input: Pair,
-    weight: Pair,
-    output_size: Pair,
-    geometry: tuple[Any, ...],
-    layout: tuple[bool, bool, bool],
-    by_input: bool,
-    by_weight: bool,
-) -> bool:
-    """:func:`selection.pays_whole` of tensors of these shapes; layout: float32, channels innermost in either."""
-    wide, *innermost = layout
-    shapes = ((input, innermost[0]), (weight, innermost[1]))
-    first, second = (
-        torch.empty(
-            shape,
-            dtype=torch.float32 if wide else torch.float16,
-            device="meta",
-            memory_format=torch.channels_last if inner else torch.contiguous_format,
-        )
-        for shape, inner in shapes
-    )
-    gradients = (_ADJOINT[op],) * by_input + ("conv2d_weight",) * by_weight
-    return selection.pays_whole(numbers(op, first, second, output_size, *geometry), gradients)
 
 
 def numbers(op: str, first: torch.Tensor, second: torch.Tensor, *rest: Any) -> selection.Call:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.kinks import Sides
+
 BATCH, QUICK_BATCH = 128, 32
 Results = dict[str, Tensor]
 Call = Callable[[], Results]
@@ -48,8 +50,8 @@ class Work:
         torch: wraps torch's functions or networks, binds them to the tensors and returns what is timed.
         fastgan: the same for ours.
         judge: computes it in float64.
-        norm: gradients are compared over all of them (L2) rather than at the worst element: in a network a rounding
-            error may flip the slope of one activation, in torch's run as in ours.
+        norm: gradients are compared over all of them (L2) rather than at the worst element.
+        judge_at: of networks: the judge on the sides of the activations that a run had (bench/kinks.py).
         flops: counts the floating-point operations as libraries do, taps in the padding included.
         traffic: bytes, each tensor that a pass needs or makes once; 0 for networks, whose parts may stay in a cache.
         bind: for single ops, binds any function of the same tensors, such as a peer's.
@@ -60,6 +62,7 @@ class Work:
     fastgan: Callable[[], Call]
     judge: Call
     norm: bool = False
+    judge_at: Callable[[Sides], Results] | None = None
     flops: Callable[[], float] = lambda: 0.0
     traffic: int = 0
     bind: Callable[[Callable[..., Tensor]], Call] | None = None

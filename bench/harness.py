@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import kinks
 from bench.case import Call, Case, Results, Setting, Work
+from bench.kinks import Sides
 from bench.providers import TORCH, Provider, UnavailableError
 from bench.timing import graphed, measure
 from fastgan import dispatch
@@ -22,10 +24,10 @@ class RedError(AssertionError):
     """A result breaks the numerics rule: the case gets no figure."""
 
 
-def _norm_verdict(ours: Tensor, theirs: Tensor, judge: Tensor) -> Verdict:
+def _norm_verdict(ours: Tensor, theirs: Tensor, judge: Tensor, their_judge: Tensor) -> Verdict:
     """The rule with the L2 norm over the whole result."""
     ulp = torch.finfo(theirs.dtype).eps * float(judge.norm())
-    theirs_error, error = float((theirs.double() - judge).norm()), float((ours.double() - judge).norm())
+    theirs_error, error = float((theirs.double() - their_judge).norm()), float((ours.double() - judge).norm())
     return Verdict(error if ours.dtype == theirs.dtype else float("inf"), theirs_error, 2 * theirs_error + 2 * ulp)
 
 
@@ -36,21 +38,49 @@ def _flat(results: Results) -> Results:
     return rest | ({"gradient": torch.cat(gradients)} if gradients else {})
 
 
-def check(work: Work, ours: Results, theirs: Results, judge: Results) -> float:
-    """The largest ``error / allowed`` over all results.
+def check(work: Work, ours: Results, theirs: Results, judge: Results, their_judge: Results | None = None) -> float:
+    """The largest ``error / allowed`` over all results; ``their_judge`` where torch's run has a judge of its own.
 
     Raises:
         RedError: one is above 1; the message names it.
     """
+    if ours.keys() != theirs.keys():
+        raise RedError(f"results {sorted(ours)}, torch gives {sorted(theirs)}")
+    their_judge = judge if their_judge is None else their_judge
     if work.norm:
-        ours, theirs, judge = (_flat(results) for results in (ours, theirs, judge))
+        ours, theirs, judge, their_judge = (_flat(results) for results in (ours, theirs, judge, their_judge))
     worst = 0.0
     for name, result in judge.items():
-        verdict = (_norm_verdict if work.norm else judge_result)(ours[name], theirs[name], result)
+        if work.norm:
+            verdict = _norm_verdict(ours[name], theirs[name], result, their_judge[name])
+        else:
+            verdict = judge_result(ours[name], theirs[name], result)
         if not verdict.ok:
             raise RedError(f"{name}: error {verdict.error:.3g}, allowed {verdict.allowed:.3g}")
         worst = max(worst, verdict.strain)
     return worst
+
+
+def run_and_check(work: Work, ours: Call, theirs: Call) -> float:
+    """:func:`check` on a call of either."""
+    runs = []
+    for call in (ours, theirs):
+        with kinks.recorded() as sides:
+            runs.append((call(), sides))
+    return _check_runs(work, *runs[0], *runs[1], work.judge)
+
+
+def _check_runs(work: Work, ours: Results, our_sides: Sides, theirs: Results, their_sides: Sides, judge: Call) -> float:
+    """By one judge; where that does not do and the work has kinks, each run by the judge on its own sides of them."""
+    try:
+        return check(work, ours, theirs, judge())
+    except RedError:
+        if work.judge_at is None or len(our_sides) != len(their_sides):  # a compiled network calls no modules
+            raise
+    try:
+        return check(work, ours, theirs, work.judge_at(our_sides), work.judge_at(their_sides))
+    except kinks.OtherSideError as error:
+        raise RedError(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -65,10 +95,12 @@ def _cudnn_benchmark() -> Iterator[None]:
 
 @dataclasses.dataclass
 class _First:
-    """A provider's first call: what it computed, which backend ran each op, its peak of CUDA memory."""
+    """A provider's first call: what it computed, on which side of their kinks its activations were, which backend ran
+    each op, its peak of CUDA memory."""
 
     call: Call
     results: Results
+    sides: Sides
     ops: dict[str, str]
     memory: int | None
 
@@ -80,10 +112,10 @@ def _first_call(provider: Provider, case: Case, setting: Setting) -> _First:
     if cuda:
         torch.cuda.reset_peak_memory_stats(setting.device)
     call = provider.make(work, setting)
-    with dispatch.trace() as calls:
+    with dispatch.trace() as calls, kinks.recorded() as sides:
         results = call()
     peak = torch.cuda.max_memory_allocated(setting.device) - before if cuda else None
-    return _First(call, results, dict(sorted(set(calls))), peak)
+    return _First(call, results, sides, dict(sorted(set(calls))), peak)
 
 
 def _blank(case: Case, setting: Setting) -> dict[str, Any]:
@@ -127,7 +159,9 @@ def run_case(
             name = provider.name
             try:
                 first = _first_call(provider, case, setting)
-                record["error_over_allowed"][name] = check(work, first.results, base.results, judge())
+                record["error_over_allowed"][name] = _check_runs(
+                    work, first.results, first.sides, base.results, base.sides, judge
+                )
             except (UnavailableError, dispatch.BackendError) as error:
                 record["not_run"][name] = str(error).partition("asked for: ")[2] or str(error)
                 continue

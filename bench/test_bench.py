@@ -12,7 +12,7 @@ import torch
 
 from bench.case import BATCH, QUICK_BATCH, Case, Results, Setting, keep, settings
 from bench.cases import CASES
-from bench.harness import check
+from bench.harness import run_and_check
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -33,7 +33,7 @@ RUNS = [(case, setting) for case in CASES for setting in settings(case, DEVICE, 
 def test_case(case: Case, setting: Setting, who: str, benchmark: Any) -> None:
     work = case.setup(setting)
     calls = {"torch": work.torch(keep), "fastgan": work.fastgan()}
-    check(work, calls["fastgan"](), calls["torch"](), work.judge())
+    run_and_check(work, calls["fastgan"], calls["torch"])
     call = calls[who]
 
     def run() -> Results:

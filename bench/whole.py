@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.case import Call, Case, Results, Setting, Work, Wrap, keep
+from bench.kinks import Judge, Sides
 from bench.networks import plain, torch_train_step
 from fastgan import models
 from fastgan.training import TrainConfig
@@ -86,16 +87,17 @@ def _network_work(setting: Setting, model: Model, is_generator: bool, training: 
     def run_torch(wrap: Wrap) -> Call:
         return _network_call(wrap(plain(network)), inputs, sent, lambda: _autocast(setting))
 
-    def judge() -> Results:
+    def judge(place: Wrap = keep) -> Results:
         double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
         backwards = None if sent is None else sent.double()
-        return _network_call(plain(network).double(), double, backwards, contextlib.nullcontext)()
+        return _network_call(place(plain(network).double()), double, backwards, contextlib.nullcontext)()
 
     return Work(
         torch=run_torch,
         fastgan=lambda: _network_call(copy.deepcopy(network), inputs, sent, lambda: _autocast(setting)),
         judge=judge,
         norm=True,
+        judge_at=lambda sides: judge(Judge(sides, setting.dtype).place),
         flops=lambda: _count(run_torch(keep)),
     )
 
@@ -162,10 +164,14 @@ def step(model: Model) -> Case:
 
             return bind(_players(copy.deepcopy(pair)), turn, lambda: _autocast(setting))
 
-        def judge() -> Results:
-            double = _players([plain(network).double() for network in pair], fused=False)
+        def judge(sides: Sides | None = None) -> Results:
+            placing = None if sides is None else Judge(sides, setting.dtype)
+            place = keep if placing is None else placing.place
+            double = _players([place(plain(network).double()) for network in pair], fused=False)
+            if placing is not None:  # what is judged is made before D's step
+                double.d_optimizer.register_step_post_hook(lambda *_: setattr(placing, "strict", False))
             return bind(double, torch_train_step(real.double(), z.double(), labels), contextlib.nullcontext)()
 
-        return Work(run_torch, run_fastgan, judge, norm=True, flops=lambda: _count(run_torch(keep)))
+        return Work(run_torch, run_fastgan, judge, norm=True, judge_at=judge, flops=lambda: _count(run_torch(keep)))
 
     return Case("training step", model.name, "step", setup)

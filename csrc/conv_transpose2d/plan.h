@@ -12,7 +12,7 @@
 namespace fastgan {
 
 constexpr int64_t kPackedFloats = 1 << 19;  // 2 MB of packed weights at a time
-constexpr int64_t kChunkFloats = 1 << 15;   // 128 KB of input, or of one output panel, at a time
+constexpr int64_t kChunkFloats = 1 << 16;   // 256 KB of input, or of one output panel, at a time
 
 // One run of products: `length` consecutive floats of a row of A meet `length` consecutive rows of a packed panel.
 struct Run {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "conv_transpose2d/problem.h"
@@ -12,7 +13,7 @@
 namespace fastgan {
 
 constexpr int64_t kPackedFloats = 1 << 19;  // 2 MB of packed weights at a time
-constexpr int64_t kChunkFloats = 1 << 16;   // 256 KB of input, or of one output panel, at a time
+constexpr int64_t kChunkFloats = 1 << 15;   // 128 KB of unfolded pixels at a time
 
 // One run of products: `length` consecutive floats of a row of A meet `length` consecutive rows of a packed panel.
 struct Run {
@@ -28,13 +29,16 @@ inline int64_t grain(int64_t work_per_item, int64_t enough) {
 
 // One pass of the direct method (direct.inc).
 struct DirectPlan {
+  static constexpr int64_t kMostFloats = 1 << 16;  // 256 KB of input, or of one output panel, at a time
+
   struct Class {
     const AxisClass* row;
     const AxisClass* column;
     std::vector<Run> runs;
   };
 
-  DirectPlan(const ImageProblem& problem, int64_t panel, bool in_place, bool out_in_place)
+  // rows: those that one call of the innermost loop takes.
+  DirectPlan(const ImageProblem& problem, int64_t rows_together, int64_t panel, bool in_place, bool out_in_place)
       : in_place(in_place), out_in_place(out_in_place) {
     const Shape& s = problem.shape;
     const bool up = problem.transposed;
@@ -55,12 +59,7 @@ struct DirectPlan {
     panel_floats = s.taps() * tap_floats;
     input = in_place ? problem.input : View{nullptr, Element::float32, in_h * in_w * in_channels, 1, in_w * in_channels, in_channels};
     output = out_in_place ? problem.output : View{nullptr, Element::float32, out_h * out_w * panel, 1, out_w * panel, panel};
-    const int64_t most = std::max<int64_t>(
-        1, std::min(
-               kChunkFloats / std::max<int64_t>(1, in_h * in_w * in_channels), kChunkFloats / (out_h * out_w * panel)));
-    chunks = (s.batch + most - 1) / most;
-    images = (s.batch + chunks - 1) / chunks;
-    chunks = (s.batch + images - 1) / images;
+    find_images(s.batch, rows_together, panel);
     panels = (out_channels + panel - 1) / panel;
     panels_per_pass = std::max<int64_t>(1, std::min(panels, kPackedFloats / std::max<int64_t>(1, panel_floats)));
     find_runs(s.w.kernel, panel);
@@ -83,6 +82,32 @@ struct DirectPlan {
   std::vector<Class> classes;
 
  private:
+  // As many images as fit, or fewer where that leaves fewer incomplete calls of the innermost loop.
+  void find_images(int64_t batch, int64_t rows_together, int64_t panel) {
+    const int64_t in_floats = std::max<int64_t>(1, in_h * in_w * in_channels), out_floats = out_h * out_w * panel;
+    const int64_t most = std::clamp<int64_t>(std::min(kMostFloats / in_floats, kMostFloats / out_floats), 1, std::max<int64_t>(1, batch));
+    int64_t pixels = out_h * out_w;  // of the smallest class
+    for (const AxisClass& row : rows) {
+      for (const AxisClass& column : columns) {
+        pixels = std::min(pixels, row.count * column.count);
+      }
+    }
+    constexpr int64_t kLeastRows = 4;  // fewer take as long: the sums wait for each other
+    const auto cost = [&](int64_t count) {
+      const int64_t rest = count * pixels % rows_together;
+      return count * pixels - rest + (rest == 0 ? 0 : std::max(rest, kLeastRows));
+    };
+    int64_t least = std::numeric_limits<int64_t>::max();
+    for (int64_t each = most; each >= std::max<int64_t>(1, most / 2); --each) {
+      const int64_t whole = batch / each, total = whole * cost(each) + cost(batch % each);
+      if (total < least) {
+        least = total;
+        images = each;
+      }
+    }
+    chunks = (batch + images - 1) / images;
+  }
+
   void find_runs(int64_t kernel_w, int64_t panel) {
     for (const AxisClass& row : rows) {
       for (const AxisClass& column : columns) {

@@ -67,16 +67,18 @@ def run_and_check(work: Work, ours: Call, theirs: Call) -> float:
     for call in (ours, theirs):
         with kinks.recorded() as sides:
             runs.append((call(), sides))
-    return _check_runs(work, *runs[0], *runs[1], work.judge)
-
-
-def _check_runs(work: Work, ours: Results, our_sides: Sides, theirs: Results, their_sides: Sides, judge: Call) -> float:
-    """By one judge; where that does not do and the work has kinks, each run by the judge on its own sides of them."""
+    (mine, my_sides), (base, base_sides) = runs
     try:
-        return check(work, ours, theirs, judge())
+        return check(work, mine, base, work.judge())
     except RedError:
-        if work.judge_at is None or len(our_sides) != len(their_sides):  # a compiled network calls no modules
+        if work.judge_at is None:
             raise
+    return _check_at(work, mine, my_sides, base, base_sides)
+
+
+def _check_at(work: Work, ours: Results, our_sides: Sides, theirs: Results, their_sides: Sides) -> float:
+    """:func:`check` with each run's judge on the run's sides of the kinks."""
+    assert work.judge_at is not None
     try:
         return check(work, ours, theirs, work.judge_at(our_sides), work.judge_at(their_sides))
     except kinks.OtherSideError as error:
@@ -95,12 +97,10 @@ def _cudnn_benchmark() -> Iterator[None]:
 
 @dataclasses.dataclass
 class _First:
-    """A provider's first call: what it computed, on which side of their kinks its activations were, which backend ran
-    each op, its peak of CUDA memory."""
+    """A provider's first call: what it computed, which backend ran each op, its peak of CUDA memory."""
 
     call: Call
     results: Results
-    sides: Sides
     ops: dict[str, str]
     memory: int | None
 
@@ -112,10 +112,27 @@ def _first_call(provider: Provider, case: Case, setting: Setting) -> _First:
     if cuda:
         torch.cuda.reset_peak_memory_stats(setting.device)
     call = provider.make(work, setting)
-    with dispatch.trace() as calls, kinks.recorded() as sides:
+    with dispatch.trace() as calls:
         results = call()
     peak = torch.cuda.max_memory_allocated(setting.device) - before if cuda else None
-    return _First(call, results, sides, dict(sorted(set(calls))), peak)
+    return _First(call, results, dict(sorted(set(calls))), peak)
+
+
+def _verify(
+    case: Case, setting: Setting, provider: Provider, work: Work, first: _First, base: _First, judge: Call
+) -> float:
+    """:func:`check`; where that does not do and the work has kinks, on runs of their own, whose sides are recorded."""
+    try:
+        return check(work, first.results, base.results, judge())
+    except RedError:
+        if work.judge_at is None:
+            raise
+    runs = []
+    for other in (provider, TORCH):
+        call = other.make(case.setup(setting), setting)
+        with dispatch.trace(), kinks.recorded() as sides:
+            runs.append((call(), sides))
+    return _check_at(work, *runs[0], *runs[1])
 
 
 def _blank(case: Case, setting: Setting) -> dict[str, Any]:
@@ -159,9 +176,7 @@ def run_case(
             name = provider.name
             try:
                 first = _first_call(provider, case, setting)
-                record["error_over_allowed"][name] = _check_runs(
-                    work, first.results, first.sides, base.results, base.sides, judge
-                )
+                record["error_over_allowed"][name] = _verify(case, setting, provider, work, first, base, judge)
             except (UnavailableError, dispatch.BackendError) as error:
                 record["not_run"][name] = str(error).partition("asked for: ")[2] or str(error)
                 continue

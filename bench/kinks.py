@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 Sides = list[Tensor]  # per call of an activation, in the order of the calls: where its output was positive
-ROUNDINGS = 1000  # a value may be on the other side within that many times eps of the values' root mean square
+ROUNDINGS = 100  # a value may be on the other side within that many times eps of the values' root mean square,
+MOST = 0.05  # and no more than this share of them
 
 
 class OtherSideError(AssertionError):
@@ -48,8 +49,13 @@ class Judge:
     """
 
     def __init__(self, sides: Sides, dtype: torch.dtype) -> None:
-        self._sides, self._count, self._most = iter(sides), len(sides), ROUNDINGS * torch.finfo(dtype).eps
+        self._sides, self._most = list(reversed(sides)), ROUNDINGS * torch.finfo(dtype).eps
         self.strict = True
+
+    def finish(self) -> None:
+        """Raises OtherSideError where the run had more activations."""
+        if self._sides:
+            raise OtherSideError(f"{len(self._sides)} activations more than the judge's network has")
 
     def place(self, network: nn.Module) -> nn.Module:
         """``network`` with every ReLU and LeakyReLU replaced."""
@@ -60,12 +66,14 @@ class Judge:
         return network
 
     def activate(self, input: Tensor, slope: float) -> Tensor:
-        positive = next(self._sides)
-        other = positive != (input.detach() > 0)
+        if not self._sides or self._sides[-1].shape != input.shape:
+            raise OtherSideError("the run had other activations than the judge's network")
+        positive, values = self._sides.pop(), input.detach()
+        other = positive != (values > 0)
         if self.strict and other.any():
-            farthest = float(input.detach()[other].abs().max() / input.detach().square().mean().sqrt())
-            if farthest > self._most:
-                raise OtherSideError(f"an activation has the other slope at {farthest:.2g} of the values' size")
+            farthest = float(values[other].abs().max() / values.square().mean().sqrt())
+            if not farthest <= self._most or float(other.double().mean()) > MOST:
+                raise OtherSideError(f"activations have the other slope, the farthest at {farthest:.2g} of the values")
         return torch.where(positive, input, slope * input)
 
 

@@ -87,17 +87,21 @@ def _network_work(setting: Setting, model: Model, is_generator: bool, training: 
     def run_torch(wrap: Wrap) -> Call:
         return _network_call(wrap(plain(network)), inputs, sent, lambda: _autocast(setting))
 
-    def judge(place: Wrap = keep) -> Results:
+    def judge(sides: Sides | None = None) -> Results:
+        placing = Judge(sides or [], setting.dtype)
+        place = keep if sides is None else placing.place
         double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
         backwards = None if sent is None else sent.double()
-        return _network_call(place(plain(network).double()), double, backwards, contextlib.nullcontext)()
+        results = _network_call(place(plain(network).double()), double, backwards, contextlib.nullcontext)()
+        placing.finish()
+        return results
 
     return Work(
         torch=run_torch,
         fastgan=lambda: _network_call(copy.deepcopy(network), inputs, sent, lambda: _autocast(setting)),
         judge=judge,
         norm=True,
-        judge_at=lambda sides: judge(Judge(sides, setting.dtype).place),
+        judge_at=judge,
         flops=lambda: _count(run_torch(keep)),
     )
 
@@ -165,12 +169,14 @@ def step(model: Model) -> Case:
             return bind(_players(copy.deepcopy(pair)), turn, lambda: _autocast(setting))
 
         def judge(sides: Sides | None = None) -> Results:
-            placing = None if sides is None else Judge(sides, setting.dtype)
-            place = keep if placing is None else placing.place
+            placing = Judge(sides or [], setting.dtype)
+            place = keep if sides is None else placing.place
             double = _players([place(plain(network).double()) for network in pair], fused=False)
-            if placing is not None:  # what is judged is made before D's step
-                double.d_optimizer.register_step_post_hook(lambda *_: setattr(placing, "strict", False))
-            return bind(double, torch_train_step(real.double(), z.double(), labels), contextlib.nullcontext)()
+            # what is judged is made before D's step
+            double.d_optimizer.register_step_post_hook(lambda *_: setattr(placing, "strict", False))
+            results = bind(double, torch_train_step(real.double(), z.double(), labels), contextlib.nullcontext)()
+            placing.finish()
+            return results
 
         return Work(run_torch, run_fastgan, judge, norm=True, judge_at=judge, flops=lambda: _count(run_torch(keep)))
 

@@ -103,7 +103,7 @@ def call(op: str, *args: Any) -> Any:
     where nothing is there that would have to see the call."""
     if not torch.compiler.is_compiling() and _unseen(args):
         for arg in args:
-            if isinstance(arg, torch.Tensor) and (arg.is_meta or arg.is_neg()):
+            if isinstance(arg, torch.Tensor) and (arg.is_meta or arg.is_neg() or arg._is_zerotensor()):
                 break
         else:
             return _run(op, *args)
@@ -113,7 +113,7 @@ def call(op: str, *args: Any) -> Any:
 def may_leave_to_torch(*args: Any) -> bool:
     """Whether torch's own op, with its own backward, may run in place of ours on these arguments where it is faster:
     the choice of backend is automatic, nobody records it, and nothing is compiled or watched."""
-    return _forced is None and not _traces and not torch.compiler.is_compiling() and _unseen(args)
+    return not torch.compiler.is_compiling() and _forced is None and not _traces and _unseen(args)
 
 
 @functools.cache
@@ -232,7 +232,10 @@ def use_backend(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def trace() -> Iterator[list[tuple[str, str]]]:
-    """Record which backend ran: yields a list that collects an ``(op, backend)`` pair per call, in order."""
+    """Record which backend ran: yields a list that collects an ``(op, backend)`` pair per call, in order.
+
+    Within, every call runs our op; outside, small ones may be left to torch's own (:func:`may_leave_to_torch`).
+    """
     calls: list[tuple[str, str]] = []
     _traces.append(calls)
     try:

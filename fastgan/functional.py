@@ -262,7 +262,7 @@ def batch_norm_act(
     """
     act = _activation.parse(activation)
     _bn_checks.check(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    if _bn_small.left_to_torch(input, running_mean, running_var, weight, bias, training):
+    if _bn_small.left_to_torch(input, running_mean, running_var, weight, bias):
         return _bn_small.batch_norm_act(
             input, running_mean, running_var, weight, bias, training, momentum, eps, act, negative_slope
         )

@@ -43,11 +43,11 @@ def test_the_same_sides_are_recorded_of_our_layers_and_torchs() -> None:
 
 
 def test_the_judge_takes_the_recorded_slopes() -> None:
-    x = torch.tensor([1.0, -1.0, 1e-9, -1e-9], dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([1.0, -1.0, 1e-9, -1e-9, *[1.0] * 96], dtype=torch.float64, requires_grad=True)
     network = torch.nn.Sequential(torch.nn.LeakyReLU(0.1))
-    placed = kinks.Judge([torch.tensor([True, False, False, True])], torch.float32).place(network)
+    placed = kinks.Judge([torch.tensor([True, False, False, True, *[True] * 96])], torch.float32).place(network)
     (gradient,) = torch.autograd.grad(placed(x).sum(), x)
-    assert gradient.tolist() == [1.0, 0.1, 0.1, 1.0]
+    assert gradient.tolist() == [1.0, 0.1, 0.1, 1.0, *[1.0] * 96]
 
 
 def test_a_side_that_rounding_does_not_explain_raises() -> None:
@@ -56,8 +56,30 @@ def test_a_side_that_rounding_does_not_explain_raises() -> None:
         judge = kinks.Judge([torch.tensor(wrong)], torch.float32)
         with pytest.raises(kinks.OtherSideError, match="other slope"):
             judge.activate(x, 0.0)
-    judge.strict = False
+        later = kinks.Judge([torch.tensor(wrong)], torch.float32)
+        later.strict = False
+        later.activate(x, 0.0)
     kinks.Judge([torch.tensor([True, False])], torch.float32).activate(x, 0.0)
+
+
+def test_16_bits_explain_no_flip_of_everything() -> None:
+    x = torch.randn(1000, dtype=torch.float64)
+    with pytest.raises(kinks.OtherSideError):
+        kinks.Judge([torch.zeros(1000, dtype=torch.bool)], torch.bfloat16).activate(x, 0.0)
+
+
+def test_other_activations_than_the_runs_raise() -> None:
+    x = torch.ones(3, dtype=torch.float64)
+    judge = kinks.Judge([x > 0, x > 0], torch.float32)
+    judge.activate(x, 0.0)
+    with pytest.raises(kinks.OtherSideError, match="1 activations more"):
+        judge.finish()
+    judge.activate(x, 0.0)
+    with pytest.raises(kinks.OtherSideError, match="other activations"):
+        judge.activate(x, 0.0)
+    nan = torch.full((3,), torch.nan, dtype=torch.float64)
+    with pytest.raises(kinks.OtherSideError):
+        kinks.Judge([x > 0], torch.float32).activate(nan, 0.0)
 
 
 def test_a_slope_that_is_wrong_is_found() -> None:

@@ -86,16 +86,17 @@ struct DirectPlan {
   void find_images(int64_t batch, int64_t rows_together, int64_t panel) {
     const int64_t in_floats = std::max<int64_t>(1, in_h * in_w * in_channels), out_floats = out_h * out_w * panel;
     const int64_t most = std::clamp<int64_t>(std::min(kMostFloats / in_floats, kMostFloats / out_floats), 1, std::max<int64_t>(1, batch));
-    int64_t pixels = out_h * out_w;  // of the smallest class
-    for (const AxisClass& row : rows) {
-      for (const AxisClass& column : columns) {
-        pixels = std::min(pixels, row.count * column.count);
-      }
-    }
     constexpr int64_t kLeastRows = 4;  // fewer take as long: the sums wait for each other
     const auto cost = [&](int64_t count) {
-      const int64_t rest = count * pixels % rows_together;
-      return count * pixels - rest + (rest == 0 ? 0 : std::max(rest, kLeastRows));
+      int64_t all = 0;
+      for (const AxisClass& row : rows) {
+        for (const AxisClass& column : columns) {
+          const int64_t pixels = count * row.count * column.count, rest = pixels % rows_together;
+          const int64_t taken = pixels - rest + (rest == 0 ? 0 : std::max(rest, kLeastRows));
+          all += taken * static_cast<int64_t>(row.taps.size() * column.taps.size());
+        }
+      }
+      return all;
     };
     int64_t least = std::numeric_limits<int64_t>::max();
     for (int64_t each = most; each >= std::max<int64_t>(1, most / 2); --each) {

@@ -173,7 +173,8 @@ def _filled(call: Call, padded: float, share: float) -> bool:
 
 
 def gain(call: Call, native: Mapping[str, Sequence[float]], torch: Mapping[str, Sequence[float]]) -> float:
-    """Seconds that native is expected to save, with seconds per term given by method; negative where it loses."""
+    """Seconds that native is expected to save, less a margin, with seconds per term given by method; negative where it
+    loses."""
     method, terms = native_terms(call)
     parts = [seconds * count for seconds, count in zip(native[method], terms, strict=True)]
     ours = sum(parts)

@@ -1,5 +1,5 @@
-"""Calls for which torch's own op with its own backward is the fastest: small ones most of all, in which the Python
-around our ops takes longer than the work.
+"""float32 calls on a CPU for which torch's own op with its own backward is the fastest: small ones most of all, in
+which the Python around our ops takes longer than the work.
 
 Once a call has been checked and left to torch, its sizes and options are known, and the next one like it skips even the
 checks.
@@ -7,7 +7,6 @@ checks.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import Any
 
@@ -21,7 +20,6 @@ from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
 
 _ADJOINT = {"conv_transpose2d": "conv2d", "conv2d": "conv_transpose2d"}
 _OPS: dict[str, Any] = {"conv_transpose2d": torch.conv_transpose2d, "conv2d": torch.conv2d}
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the compiled kernels
 _MOST_KNOWN = 1 << 12
 _missing = native_reason("cpu")
 _known: set[Any] = set()
@@ -31,13 +29,13 @@ Options = tuple[Any, ...]  # torch's arguments after the bias
 
 def known(op: str, input: Any, weight: Any, bias: Any, options: Options, act: str, negative_slope: float) -> Any:
     """The output by torch, or None where this call is not known to be one for it."""
-    if torch.compiler.is_compiling() or not _known or not dispatch.may_leave_to_torch(input, weight, bias):
+    if not dispatch.may_leave_to_torch(input, weight, bias) or not all(map(_is_whole, options)):
         return None
     try:
         if _key(op, input, weight, bias, options, act, negative_slope) not in _known:
             return None
     except (AttributeError, IndexError, RuntimeError, TypeError):
-        return None  # no tensors, or too few dimensions, or options that cannot be hashed: the checks say what is wrong
+        return None  # no tensors, or too few dimensions: the checks say what is wrong
     output = _OPS[op](input, weight, bias, *options)
     return activation.apply_(output, activation.AFTER_CONVOLUTIONS[act], negative_slope)
 
@@ -54,22 +52,29 @@ def left_to_torch(
     negative_slope: float,
 ) -> Any:
     """The output by torch, or None where our ops are expected to be faster; the arguments have been checked."""
-    if any(isinstance(option, str) for option in options) or 0 in size:
-        return None  # what torch does not know
     if not dispatch.may_leave_to_torch(input, weight, bias):
+        return None  # asked first: a compiler must not see what follows
+    if not input.is_cpu or input.dtype is not torch.float32 or input.numel() == 0 or 0 in size:
         return None
-    if input.is_cpu and input.dtype in _DTYPES and _missing is None:
-        by_input = by_weight = False
-        if torch.is_grad_enabled():
-            by_input, by_weight = input.requires_grad, weight.requires_grad
-        gradients = (_ADJOINT[op],) * by_input + ("conv2d_weight",) * by_weight
-        if _pays_whole(native.numbers(op, input, weight, size, *geometry), gradients):
-            return None
-        if len(_known) < _MOST_KNOWN:
-            with contextlib.suppress(TypeError):  # a list among the options has no hash
-                _known.add(_key(op, input, weight, bias, options, act, negative_slope))
+    if any(isinstance(option, str) for option in options):
+        return None  # "same" is more than torch knows
+    by_input = by_weight = False
+    if torch.is_grad_enabled():
+        by_input, by_weight = input.requires_grad, weight.requires_grad
+    gradients = (_ADJOINT[op],) * by_input + ("conv2d_weight",) * by_weight
+    if _missing is None and _pays_whole(native.numbers(op, input, weight, size, *geometry), gradients):
+        return None
+    if all(map(_is_whole, options)):
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known.add(_key(op, input, weight, bias, options, act, negative_slope))
     output = _OPS[op](input, weight, bias, *options)
     return activation.apply_(output, activation.AFTER_CONVOLUTIONS[act], negative_slope)
+
+
+def _is_whole(option: Any) -> bool:
+    """Whether it is an int or a tuple of ints, and nothing that is equal to one: True == 1 == 1.0."""
+    return type(option) is int or (type(option) is tuple and all(type(number) is int for number in option))
 
 
 _pays_whole = functools.lru_cache(maxsize=1 << 12)(selection.pays_whole)

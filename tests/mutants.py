@@ -56,7 +56,7 @@ MUTANTS = (
            "_forced is None and not _traces and _unseen(args)", "_unseen(args)",
            "tests/ops/test_small.py"),
     Mutant("true_is_taken_for_one", f"{_CONV}/small.py",
-           "return type(option) is int or (", "return isinstance(option, int) or (",
+           "type(number) is int for number in option", "isinstance(number, int) for number in option",
            "tests/ops/test_small.py"),
     Mutant("small_norms_lose_the_third_order", f"{_NORM}/small.py",
            "if wanted and torch.is_grad_enabled():", "if False:",

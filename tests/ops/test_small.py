@@ -202,7 +202,7 @@ def test_running_statistics_may_change_before_backward():
 )
 def test_bad_arguments_raise_after_a_good_call_too(changed, error):
     input, weight, bias = (tensor.detach() for tensor in conv_operands())
-    good = {"input": input, "weight": weight, "bias": bias, "stride": 1, "padding": 0, "groups": 1}
+    good = {"input": input, "weight": weight, "bias": bias, "stride": (1, 1), "padding": 0, "groups": 1}
     for _ in range(2):
         ours.conv2d(**good)
         with pytest.raises(error):

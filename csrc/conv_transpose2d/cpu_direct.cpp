@@ -3,6 +3,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include "common/parallel.h"
 #include "common/workspace.h"
 #include "conv_transpose2d/launch.h"
 #include "conv_transpose2d/plan.h"

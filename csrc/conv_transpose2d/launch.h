@@ -8,7 +8,8 @@ namespace fastgan {
 void direct_image(const ImageProblem& problem);
 void direct_weight(const WeightProblem& problem);
 
-// For kernel 4, stride 2, padding 1, dilation 1.
+// For kernel 4, stride 2, padding 1, dilation 1, and images of at most kMostSide small pixels along an axis.
+constexpr int64_t kMostSide = 256;
 void winograd_image(const ImageProblem& problem);
 void winograd_weight(const WeightProblem& problem);
 

@@ -30,7 +30,8 @@ inline bool few_columns(const Shape& s) {
 // Whether the Winograd method takes the shape and does less work: not where most taps of the direct one fall outside the image.
 inline bool winograd_pays(const Shape& s) {
   for (const Axis& axis : {s.h, s.w}) {
-    if (axis.kernel != 4 || axis.stride != 2 || axis.padding != 1 || axis.dilation != 1 || axis.small < 4) {
+    if (axis.kernel != 4 || axis.stride != 2 || axis.padding != 1 || axis.dilation != 1 || axis.small < 4 ||
+        std::max(axis.small, (axis.big + 1) / 2) > kMostSide) {
       return false;
     }
   }

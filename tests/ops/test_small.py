@@ -154,7 +154,9 @@ def test_a_small_norm_in_training_by_the_rule(activation, memory_format):
     weight, bias, grad = 1 + torch.rand(8), torch.rand(8), torch.randn(6, 8, 5, 5)
 
     def run(function, dtype):
-        leaves = [t.to(dtype).requires_grad_() for t in (x.contiguous(memory_format=memory_format), weight, bias)]
+        leaves = [
+            t.to(dtype, copy=True).requires_grad_() for t in (x.contiguous(memory_format=memory_format), weight, bias)
+        ]
         mean, var = torch.zeros(8, dtype=dtype), torch.ones(8, dtype=dtype)
         output = function(leaves[0], mean, var, leaves[1], leaves[2], True)
         output.backward(grad.to(dtype))

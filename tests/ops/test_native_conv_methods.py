@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(native_reason("cpu") is not None, reason=str(nat
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 FORMAT_IDS = ("NCHW", "NHWC")
-# (small, big) sizes of kernel 4, stride 2, padding 1: even, odd, one tile high, the big image without its last row
-SIZES = (((4, 4), (8, 8)), ((5, 7), (10, 14)), ((4, 9), (7, 18)), ((6, 5), (11, 9)))
+# (small, big) sizes of kernel 4, stride 2, padding 1: even, odd, few pixels, the big image without its last row, with one more
+SIZES = (((4, 4), (8, 8)), ((5, 7), (10, 14)), ((4, 9), (7, 18)), ((6, 5), (11, 9)), ((8, 4), (17, 9)))
 # (small, big) channels: whole panels of every instruction set, one beyond, one short
 CHANNELS = ((16, 32), (17, 33), (47, 31), (64, 16))
 
@@ -35,13 +35,15 @@ def maps(small, big, weight, bias_small, bias_big, stride, padding, dilation=(1,
 def judge(small, big, weight, bias_small, bias_big, stride, padding, dilation=(1, 1), dtype=torch.float64):
     """The same by torch's own convolutions."""
     small, big, weight = (t.to(dtype) for t in (small, big, weight))
-    up = F.conv_transpose2d(small, weight, bias_big.to(dtype), stride, padding, 0, 1, dilation)
-    short = [o - u for o, u in zip(big.shape[2:], up.shape[2:], strict=True)]
+    plain = F.conv_transpose2d(small[:1], weight, None, stride, padding, 0, 1, dilation).shape[2:]
+    more = [max(0, o - u) for o, u in zip(big.shape[2:], plain, strict=True)]
+    less = [min(0, o - u) for o, u in zip(big.shape[2:], plain, strict=True)]
+    up = F.conv_transpose2d(small, weight, bias_big.to(dtype), stride, padding, more, 1, dilation)
     leaf = weight.clone().requires_grad_()
-    whole = F.pad(big, (0, -short[1], 0, -short[0]))  # what is beyond the big image is zero
+    whole = F.pad(big, (0, -less[1], 0, -less[0]))  # what is beyond the big image is zero
     down = F.conv2d(whole, leaf, None, stride, padding, dilation)
     (gradient,) = torch.autograd.grad(down, leaf, small)
-    return F.pad(up, (0, short[1], 0, short[0])), down.detach() + bias_small.to(dtype)[:, None, None], gradient
+    return F.pad(up, (0, less[1], 0, less[0])), down.detach() + bias_small.to(dtype)[:, None, None], gradient
 
 
 def operands(make, batch, channels, sizes, kernel, memory_format, dtype=torch.float32):
@@ -78,15 +80,27 @@ def test_winograd_with_any_number_of_threads(isa):
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("where", ("pixel", "weight"))
 @pytest.mark.parametrize("value", (float("nan"), float("inf")))
-def test_a_special_pixel_under_winograd_stays_in_its_window(value, isa):
+def test_a_special_value_under_winograd_stays_in_its_window(value, where, isa):
     small, big, weight, *biases = operands(lambda s: 1 + torch.rand(s), 5, (16, 16), SIZES[1], (4, 4), FORMATS[0])
-    small[1, 3, 2, 3] = big[2, 5, 4, 6] = value
+    if where == "pixel":
+        small[1, 3, 2, 3] = big[2, 5, 4, 6] = value
+    else:
+        weight[3, 5, 1, 2] = value
     up, down, _ = maps(small, big, weight, *biases, (2, 2), (1, 1))
     for ours, expected in zip((up, down), judge(small, big, weight, *biases, 2, 1), strict=False):
-        # where the definition has an infinity, differences of infinities may leave NaN
-        assert torch.equal(ours.isfinite(), expected.isfinite())
-        assert torch.equal(ours.isnan(), expected.isnan()) or value == float("inf")
+        for kind in (torch.isfinite, torch.isnan, torch.isposinf):
+            assert torch.equal(kind(ours), kind(expected))
+
+
+def test_images_too_wide_for_winograd(isa):
+    """Beyond its limits on one axis: the direct method."""
+    given = operands(integers, 1, (16, 17), ((4, 257), (8, 514)), (4, 4), FORMATS[0])
+    for name, ours, expected in zip(
+        ("up", "down", "weight"), maps(*given, (2, 2), (1, 1)), judge(*given, 2, 1), strict=True
+    ):
+        assert_exact(name, ours, expected)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=FORMAT_IDS)

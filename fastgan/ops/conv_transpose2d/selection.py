@@ -87,7 +87,8 @@ def _exchanged(call: Call) -> Call | None:
 def _by_winograd(call: Call) -> bool:
     fits = call.kernel == (4, 4) and call.stride == (2, 2) and call.padding == call.dilation == (1, 1)
     small, big = math.prod(call.small), math.prod(call.big)
-    fits = fits and min(call.small) >= 4 and min(call.cs, call.cb) >= 16 and max(call.cs, call.cb) <= 512
+    fits = fits and min(call.small) >= 4 and max(*call.small, *((o + 1) // 2 for o in call.big)) <= 256
+    fits = fits and min(call.cs, call.cb) >= 16 and max(call.cs, call.cb) <= 512
     return fits and call.batch * small >= 64 and max(small * call.cs, big * call.cb) <= _MOST_SCRATCH
 
 

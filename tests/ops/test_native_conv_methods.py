@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(native_reason("cpu") is not None, reason=str(nat
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 FORMAT_IDS = ("NCHW", "NHWC")
-# (small, big) sizes of kernel 4, stride 2, padding 1: even, odd, few pixels, the big image without its last row, with one more
+# (small, big) sizes of kernel 4, stride 2, padding 1: even, odd, few pixels, the big image a row short, one row more
 SIZES = (((4, 4), (8, 8)), ((5, 7), (10, 14)), ((4, 9), (7, 18)), ((6, 5), (11, 9)), ((8, 4), (17, 9)))
 # (small, big) channels: whole panels of every instruction set, one beyond, one short
 CHANNELS = ((16, 32), (17, 33), (47, 31), (64, 16))

@@ -30,13 +30,19 @@ inline bool few_columns(const Shape& s) {
 // Whether the Winograd method takes the shape and does less work: not where most taps of the direct one fall outside the image.
 inline bool winograd_pays(const Shape& s) {
   for (const Axis& axis : {s.h, s.w}) {
-    if (axis.kernel != 4 || axis.stride != 2 || axis.padding != 1 || axis.dilation != 1 || axis.small < 4 ||
-        std::max(axis.small, (axis.big + 1) / 2) > kMostSide) {
+    if (axis.kernel != 4 || axis.stride != 2 || axis.padding != 1 || axis.dilation != 1 || axis.small < 4) {
       return false;
     }
   }
   return std::min(s.cs, s.cb) >= 16 && std::max(s.cs, s.cb) <= kMostChannels && s.batch * s.h.small * s.w.small >= 64 &&
       s.h.small * s.w.small * s.cs <= kMostImage && s.h.big * s.w.big * s.cb <= kMostImage;
+}
+
+// For an image map, which transforms whole images: what it keeps of one stays below 4 MB.
+inline bool winograd_image_pays(const Shape& s) {
+  const int64_t pixels = s.h.small * s.w.small;
+  const int64_t side = std::max({s.h.small, s.w.small, (s.h.big + 1) / 2, (s.w.big + 1) / 2});
+  return winograd_pays(s) && side <= kMostSide && pixels <= 1 << 10 && pixels * s.cs <= 3 << 16;
 }
 
 // For the weight gradient: images of many tiles would be copied once per block of tiles.
@@ -74,7 +80,7 @@ inline void run(ImageProblem problem) {
     problem.weight = exchanged(problem.weight, shape);
     problem.transposed = !problem.transposed;
     columns_image(problem);
-  } else if (winograd_pays(shape)) {
+  } else if (winograd_image_pays(shape)) {
     winograd_image(problem);
   } else {
     direct_image(problem);

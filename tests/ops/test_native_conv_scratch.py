@@ -22,6 +22,8 @@ EXTREMES = {
         changed(DCGAN, batch=2, channels=(8, 8), small=(63, 64), big=(126, 128)),
         changed(RGB, batch=2, channels=(64, 3), small=(63, 64), big=(126, 128)),
         changed(DCGAN, batch=1, channels=(2048, 64), small=(8, 8), big=(16, 16)),
+        changed(DCGAN, batch=4, channels=(192, 64), small=(32, 32), big=(64, 64)),
+        changed(DCGAN, batch=64, channels=(512, 256), small=(4, 4), big=(8, 8)),
         changed(
             RGB,
             batch=1,
@@ -36,6 +38,8 @@ EXTREMES = {
     "conv2d": (
         changed(DCGAN, batch=2, channels=(8, 2048)),
         changed(DCGAN, batch=2, channels=(8, 32), small=(63, 64), big=(126, 128)),
+        changed(DCGAN, batch=4, channels=(192, 64), small=(32, 32), big=(64, 64)),
+        changed(DCGAN, batch=64, channels=(512, 256), small=(4, 4), big=(8, 8)),
         changed(RGB, batch=2, channels=(64, 3), small=(63, 64), big=(126, 128)),
         changed(
             RGB,
@@ -70,6 +74,7 @@ EXTREMES = {
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps freed memory")
 @pytest.mark.parametrize("op", OPS)
 def test_scratch_memory_is_bounded(op):
     """What a process grows by, outputs apart."""

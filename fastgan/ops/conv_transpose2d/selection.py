@@ -85,11 +85,15 @@ def _exchanged(call: Call) -> Call | None:
 
 
 def _by_winograd(call: Call) -> bool:
+    """winograd_pays(), winograd_image_pays() and winograd_weight_pays() in csrc/conv_transpose2d/method.h."""
     fits = call.kernel == (4, 4) and call.stride == (2, 2) and call.padding == call.dilation == (1, 1)
     small, big = math.prod(call.small), math.prod(call.big)
-    fits = fits and min(call.small) >= 4 and max(*call.small, *((o + 1) // 2 for o in call.big)) <= 256
-    fits = fits and min(call.cs, call.cb) >= 16 and max(call.cs, call.cb) <= 512
-    return fits and call.batch * small >= 64 and max(small * call.cs, big * call.cb) <= _MOST_SCRATCH
+    fits = fits and min(call.small) >= 4 and min(call.cs, call.cb) >= 16 and max(call.cs, call.cb) <= 512
+    fits = fits and call.batch * small >= 64 and max(small * call.cs, big * call.cb) <= _MOST_SCRATCH
+    if call.op == "conv2d_weight":
+        return fits and (small <= 1 << 10 or (call.in_place[0] and call.in_place[1]))
+    side = max(*call.small, *((o + 1) // 2 for o in call.big))
+    return fits and side <= 256 and small <= 1 << 10 and small * call.cs <= 3 << 16
 
 
 def native_terms(call: Call) -> tuple[str, Terms]:

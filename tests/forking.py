@@ -1,0 +1,62 @@
+"""A server that has imported torch once and forks for each pytest run, in the environment that pytest itself had.
+
+A script, run with ``python -I``: nothing of ``tests`` or fastgan may be imported before the fork. One JSON object per
+line in, {"folder", "arguments", "output", "seconds"}: pytest runs in that folder, which comes first on sys.path, and
+writes to that file. One line out: its exit code, or the negative number of the signal that ended it (SIGKILL: out of
+time).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, NoReturn
+
+import pytest
+import torch.testing  # noqa: F401  what every run would import
+import triton.language  # noqa: F401
+
+
+def run(folder: str, arguments: list[str], output: str) -> NoReturn:
+    code = os.EX_SOFTWARE  # in case pytest does not come back
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        file = os.open(output, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.chdir(folder)
+        os.environ["PYTHONPATH"] = folder
+        sys.path.insert(0, folder)
+        code = int(pytest.main(arguments))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(child: int, seconds: float) -> int:
+    end = time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        job: dict[str, Any] = json.loads(line)
+        seconds = job.pop("seconds")
+        child = os.fork()
+        if child == 0:
+            run(**job)
+        print(wait(child, seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -92,7 +92,7 @@ MUTANTS = (
            f"{_T_CONV} -k triton"),
     Mutant("first_tap_without_the_inverse", f"{_CONV}/triton_kernels.py",
            "(reach // GCD * INVERSE) % period", "(reach // GCD) % period",
-           f"{_T_CONV} -k 'triton and (scatter or integers)'"),
+           f"{_T_CONV} -k 'triton and tensorflows'"),
     Mutant("bias_of_the_first_group", f"{_CONV}/triton_kernels.py",
            "bias_ptr + group * cb + channel", "bias_ptr + channel",
            f"{_T_CONV} -k triton"),

@@ -8,6 +8,7 @@ time).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ from typing import Any, NoReturn
 
 import pytest
 import torch.testing  # noqa: F401  what every run would import
-import triton.language  # noqa: F401
+
+with contextlib.suppress(ImportError):
+    import triton.language  # noqa: F401
 
 
 def run(folder: str, arguments: list[str], output: str) -> NoReturn:
@@ -31,9 +34,11 @@ def run(folder: str, arguments: list[str], output: str) -> NoReturn:
         os.environ["PYTHONPATH"] = folder
         sys.path.insert(0, folder)
         code = int(pytest.main(arguments))
-    finally:
         sys.stdout.flush()
         sys.stderr.flush()
+    except OSError:
+        code = os.EX_IOERR
+    finally:
         os._exit(code)
 
 

@@ -14,7 +14,8 @@ namespace fastgan {
 // slows down. An item's result must not depend on the part that it is in. At least `least` items make a part.
 template <typename F>
 void share_out(int64_t items, int64_t least, const F& f) {
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), (items + least - 1) / std::max<int64_t>(1, least));
+  least = std::max<int64_t>(1, least);
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), (items + least - 1) / least);
   if (threads <= 1) {
     if (items > 0) {
       f(int64_t{0}, items);

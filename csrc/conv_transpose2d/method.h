@@ -9,7 +9,7 @@ namespace fastgan {
 
 constexpr int64_t kMostColumns = 1 << 18;  // floats of one image's unfolded matrix, and of its stamp
 constexpr int64_t kMostImage = 1 << 18;    // floats of an image that the Winograd method may have to copy
-constexpr int64_t kMostChannels = 512;     // of the Winograd method, whose panels hold 36 values a channel
+constexpr int64_t kMostChannels = 512;     // of the Winograd method, whose panels hold up to 64 values a channel
 
 // Whether all taps of all channels of the big image make up few columns, one tap's less than half a panel, the stamps reach
 // every big pixel, and both fit the scratch memory.
@@ -38,7 +38,7 @@ inline bool winograd_pays(const Shape& s) {
       s.h.small * s.w.small * s.cs <= kMostImage && s.h.big * s.w.big * s.cb <= kMostImage;
 }
 
-// For an image map, which transforms whole images: what it keeps of one stays below 4 MB.
+// For an image map, which transforms whole images (and leaves those of extreme proportions to the direct method after all).
 inline bool winograd_image_pays(const Shape& s) {
   const int64_t pixels = s.h.small * s.w.small;
   const int64_t side = std::max({s.h.small, s.w.small, (s.h.big + 1) / 2, (s.w.big + 1) / 2});

@@ -20,7 +20,7 @@ struct Piece {
 };
 
 // One axis of `size` small pixels, in pieces of four pixels as long as they fit and one of two or three. (Down, the 4 pixels of a small
-// axis are two pieces of three: a sixth more products, but 36 transformed weights instead of 64.)
+// axis are two pieces of three: a fifth more products, but 36 transformed weights instead of 64.)
 //
 // Up, both phases of the output meet the same pixels x: y[i] = x[i - 1] g0 + x[i] g1 in phase 0, whose first output has one tap inside,
 // and y[i] = x[i] g0 + x[i + 1] g1 in phase 1, whose last one has: a product each, where a piece would take more.
@@ -74,6 +74,7 @@ struct WinogradAxis {
 struct WinogradPlan {
   static constexpr int64_t kBlockFloats = 1 << 16;    // 256 KB of transformed input
   static constexpr int64_t kProductFloats = 1 << 16;  // 256 KB of products
+  static constexpr int64_t kMostFloats = 1 << 20;     // 4 MB
   static constexpr int kTaps = 64;                    // (phase, transformed tap) of both axes
 
   WinogradPlan(const ImageProblem& problem, int64_t rows, int64_t panel, int64_t threads)
@@ -100,6 +101,9 @@ struct WinogradPlan {
     find_images(s.batch, rows, threads);
     blocks = (s.batch + images - 1) / images;
     together = std::clamp<int64_t>(kProductFloats / (images * image_products * panel), 1, 4);
+    in_floats = (in_h * in_w * in_channels + panel - 1) / panel * panel;
+    rows_floats = 4 * width.pixels * value_floats;
+    out_floats = (up ? 4 : 1) * height.size * width.size * panel;
   }
 
   // Products that meet the same transformed taps: `y` times `x`, each the sum of its runs.
@@ -118,6 +122,12 @@ struct WinogradPlan {
   std::vector<Product> all_products;
   int64_t images, blocks;                     // images of a block
   int64_t panels, panels_per_pass, together;  // together: panels that a value meets while it is in the cache
+  int64_t in_floats, rows_floats, out_floats;  // scratch for an image as it is, a piece of its rows, the output of one panel
+
+  // Whether one image and one packed panel fit the scratch memory.
+  bool fits(int64_t panel) const {
+    return std::max(panel_floats, in_floats + rows_floats + out_floats + image_values * value_floats + image_products * panel) <= kMostFloats;
+  }
 
  private:
   // The small pixels that cover both images: the last ones may lie outside either.

@@ -23,6 +23,7 @@ NAMES = ("output", "grad_input", "grad_weight", "grad_bias", "running_mean", "ru
 OPS = ("train", "eval", "backward", "stats", "backward_reduce", "backward_apply")
 CHANNELS = (1, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 129)
 INNER = (1, 4, 31, 32, 49, 196, 257)
+FEW_VALUES = 8  # per channel
 NAN = float("nan")
 
 pytestmark = pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
@@ -91,6 +92,21 @@ def check(data, activation, training=True):
     judged = run(torchs, *(tensor.double() for tensor in data), training)
     compare(NAMES, mine, theirs, judged)
     assert mine[0].stride() == torch.empty_like(data[0]).stride()
+
+
+@activations
+@pytest.mark.parametrize("shape", [(2, 3), (3, 7), (4, 3), (7, 1), (2, 17, 2)], ids=str)
+def test_few_values_per_channel(shape, activation, isa):
+    """There the input's gradient is a difference that cancels, of two values all of it: what is left of torch's
+    rounding is luck, and of ours. So one rule for the results of many draws."""
+    draws = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        data = tensors(shape, torch.float32, False)
+        torchs = batch_norm_then(activation)
+        results = run(ours(activation), *data), run(torchs, *data), run(torchs, *(tensor.double() for tensor in data))
+        draws.append(results)
+    compare(NAMES, *([torch.stack(each) for each in zip(*side, strict=True)] for side in zip(*draws, strict=True)))
 
 
 @layouts
@@ -336,12 +352,13 @@ def cases(draw):
     if batch * math.prod(rest) < 2:
         batch = 2
     channels = draw(st.sampled_from(CHANNELS))
+    few = batch * math.prod(rest) < FEW_VALUES  # in training: test_few_values_per_channel
     return {
         "shape": (batch, channels, *rest),
         "dtype": draw(st.sampled_from(DTYPES)),
         "channels_last": draw(st.booleans()),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
-        "training": draw(st.booleans()),
+        "training": draw(st.booleans()) and not few,
         "mean": draw(st.sampled_from((0.0, 1.0, 30.0))),
         "seed": draw(st.integers(0, 2**16)),
         "isa": draw(st.integers(0, 2)),

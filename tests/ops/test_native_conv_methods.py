@@ -94,6 +94,26 @@ def test_a_special_value_under_winograd_stays_in_its_window(value, where, isa):
             assert torch.equal(kind(ours), kind(expected))
 
 
+def test_finite_values_whose_combinations_overflow(isa):
+    """Two pixels, and two taps, of which each is a float32 and their sum is none."""
+    small, big, weight, *biases = operands(lambda s: 1e-3 * torch.rand(s), 5, (16, 16), SIZES[1], (4, 4), FORMATS[0])
+    for tensor in (small, big):
+        tensor[1, 3, 2, 2:4] = 3e38
+    up, down, _ = maps(small, big, weight, *biases, (2, 2), (1, 1))
+    small[1, 3, 2, 2:4] = big[1, 3, 2, 2:4] = 0
+    weight[3, 5, 1, :] = 3e38
+    results = up, down, *maps(1e-3 * small, 1e-3 * big, weight, *biases, (2, 2), (1, 1))[:2]
+    assert all(result.isfinite().all() for result in results)
+
+
+def test_fewer_images_than_threads(isa):
+    """Threads share the panels then; the bits are the same."""
+    given = operands(torch.randn, 1, (48, 80), ((8, 9), (16, 18)), (4, 4), FORMATS[0])
+    first = on_threads(lambda: maps(*given, (2, 2), (1, 1)))
+    for name, one, two in zip(("up", "down", "weight"), first, maps(*given, (2, 2), (1, 1)), strict=True):
+        assert torch.equal(one, two), name
+
+
 def test_images_too_wide_for_winograd(isa):
     """Beyond its limits on one axis: the direct method."""
     given = operands(integers, 1, (16, 17), ((4, 257), (8, 514)), (4, 4), FORMATS[0])

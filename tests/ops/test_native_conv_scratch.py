@@ -24,6 +24,7 @@ EXTREMES = {
         changed(DCGAN, batch=1, channels=(2048, 64), small=(8, 8), big=(16, 16)),
         changed(DCGAN, batch=4, channels=(192, 64), small=(32, 32), big=(64, 64)),
         changed(DCGAN, batch=64, channels=(512, 256), small=(4, 4), big=(8, 8)),
+        changed(DCGAN, batch=1, channels=(193, 57), small=(4, 254), big=(9, 509)),
         changed(
             RGB,
             batch=1,

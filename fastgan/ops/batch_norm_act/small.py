@@ -1,7 +1,8 @@
 """Small tensors, on which the Python around our op takes longer than the work: torch's two ops run in its place.
 
-Where a gradient is wanted they run inside our Function, and backward is ours: torch's batch norm has no derivative
-beyond the second, forbids that its output is edited in place after a ReLU, and saves the running statistics themselves.
+Where a gradient is wanted in training they run inside our Function, and backward is ours: torch's batch norm has no
+derivative beyond the second, forbids that its output is edited in place after a ReLU, and saves the running statistics
+themselves.
 """
 
 from __future__ import annotations

@@ -32,13 +32,10 @@ def _norm_verdict(ours: Tensor, theirs: Tensor, judge: Tensor, their_judge: Tens
 
 
 def _flat(results: Results) -> Results:
-    """All gradients as one vector, a loss among them, and the rest as it is. The rounding error of one number is luck:
-    a bound of twice torch's would be now half an ulp and now ten."""
-    joined = {name: value for name, value in results.items() if name.startswith("grad ") or value.dim() == 0}
-    if len(joined) < 2:
-        return results
-    rest = {name: value for name, value in results.items() if name not in joined}
-    return rest | {"loss and gradient": torch.cat([value.flatten() for value in joined.values()])}
+    """All gradients as one vector, and the rest as it is."""
+    gradients = [value.flatten() for name, value in results.items() if name.startswith("grad ")]
+    rest = {name: value for name, value in results.items() if not name.startswith("grad ")}
+    return rest | ({"gradient": torch.cat(gradients)} if gradients else {})
 
 
 def check(work: Work, ours: Results, theirs: Results, judge: Results, their_judge: Results | None = None) -> float:

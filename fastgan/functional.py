@@ -23,7 +23,6 @@ from fastgan.ops.bce_with_logits import autograd as _bce
 from fastgan.ops.bce_with_logits import checks as _bce_checks
 from fastgan.ops.bce_with_logits import small as _bce_small
 from fastgan.ops.common import activation as _activation
-from fastgan.ops.common import forward_mode as _forward_mode
 from fastgan.ops.common.dtypes import autocast_low, autocast_wide, round_to
 from fastgan.ops.common.overrides import overridable
 from fastgan.ops.conv_transpose2d import activated as _conv_act
@@ -263,8 +262,7 @@ def batch_norm_act(
     """
     act = _activation.parse(activation)
     _bn_checks.check(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    small = _bn_small.fits(input, running_mean, running_var, weight, bias)
-    if small and _forward_mode.bare(input, weight, bias):
+    if _bn_small.left_to_torch(input, running_mean, running_var, weight, bias):
         return _bn_small.batch_norm_act(
             input, running_mean, running_var, weight, bias, training, momentum, eps, act, negative_slope
         )
@@ -272,8 +270,7 @@ def batch_norm_act(
         output = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return _activation.apply(output, act, negative_slope)
     if training:
-        train = _bn.train_small if small else _bn.train
-        return train(input, weight, bias, running_mean, running_var, momentum, eps, act, negative_slope)
+        return _bn.train(input, weight, bias, running_mean, running_var, momentum, eps, act, negative_slope)
     assert running_mean is not None and running_var is not None  # checked above
     return _bn.evaluate(input, weight, bias, running_mean, running_var, eps, act, negative_slope)
 

@@ -58,11 +58,8 @@ MUTANTS = (
     Mutant("true_is_taken_for_one", f"{_CONV}/small.py",
            "type(number) is int for number in option", "isinstance(number, int) for number in option",
            "tests/ops/test_small.py"),
-    Mutant("small_norms_lose_the_third_order", "fastgan/functional.py",
-           "if small and _forward_mode.bare(input, weight, bias):", "if small:",
-           "tests/ops/test_small.py"),
-    Mutant("small_norms_save_the_wrong_mean", f"{_NORM}/small.py",
-           "activation, negative_slope), mean, rstd", "activation, negative_slope), mean + 0.1, rstd",
+    Mutant("small_norms_lose_the_third_order", f"{_NORM}/small.py",
+           "if wanted and torch.is_grad_enabled():", "if False:",
            "tests/ops/test_small.py"),
     # --- convolutions: reference and autograd
     Mutant("cropping_forgets_the_bias", f"{_CONV}/reference.py",

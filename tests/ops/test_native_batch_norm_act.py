@@ -23,7 +23,6 @@ NAMES = ("output", "grad_input", "grad_weight", "grad_bias", "running_mean", "ru
 OPS = ("train", "eval", "backward", "stats", "backward_reduce", "backward_apply")
 CHANNELS = (1, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 129)
 INNER = (1, 4, 31, 32, 49, 196, 257)
-FEW_VALUES = 8  # per channel
 NAN = float("nan")
 
 pytestmark = pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
@@ -98,7 +97,7 @@ def check(data, activation, training=True):
 @pytest.mark.parametrize("shape", [(2, 3), (3, 7), (4, 3), (7, 1), (2, 17, 2)], ids=str)
 def test_few_values_per_channel(shape, activation, isa):
     """There the input's gradient is a difference that cancels, of two values all of it: what is left of torch's
-    rounding is luck, and of ours. So one rule for the results of many draws."""
+    rounding is luck, and of ours. So, beside test_random_cases, the rule for the results of many draws."""
     draws = []
     for seed in range(40):
         torch.manual_seed(seed)
@@ -352,13 +351,12 @@ def cases(draw):
     if batch * math.prod(rest) < 2:
         batch = 2
     channels = draw(st.sampled_from(CHANNELS))
-    few = batch * math.prod(rest) < FEW_VALUES  # in training: test_few_values_per_channel
     return {
         "shape": (batch, channels, *rest),
         "dtype": draw(st.sampled_from(DTYPES)),
         "channels_last": draw(st.booleans()),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
-        "training": draw(st.booleans()) and not few,
+        "training": draw(st.booleans()),
         "mean": draw(st.sampled_from((0.0, 1.0, 30.0))),
         "seed": draw(st.integers(0, 2**16)),
         "isa": draw(st.integers(0, 2)),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fastgan.dispatch import call
-from fastgan.ops.batch_norm_act import higher_order, small
+from fastgan.ops.batch_norm_act import higher_order
 from fastgan.ops.common import forward_mode
 from fastgan.ops.common.dtypes import accumulate_type
 
@@ -48,14 +48,6 @@ class BatchNormActTrainWithJvp(BatchNormActTrain):
     @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
         return _tangent(ctx, True, tangents[:3]), None, None
-
-
-class BatchNormActTrainSmall(BatchNormActTrainWithJvp):
-    """Its forward is torch's (small.py)."""
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return small.train(*args)
 
 
 class BatchNormActEval(torch.autograd.Function):
@@ -111,11 +103,6 @@ def train(*args: Any) -> torch.Tensor:
     if forward_mode.bare(*args[:3]):
         return call("batch_norm_act_train", *args)[0]
     return forward_mode.with_jvp(BatchNormActTrain, BatchNormActTrainWithJvp).apply(*args)[0]
-
-
-def train_small(*args: Any) -> torch.Tensor:
-    """The same where ``small.fits`` said so."""
-    return forward_mode.with_jvp(BatchNormActTrain, BatchNormActTrainSmall).apply(*args)[0]
 
 
 def evaluate(

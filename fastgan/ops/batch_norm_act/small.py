@@ -1,8 +1,8 @@
-"""Small tensors, on which the Python around our op takes longer than the work: torch's two ops run in its place.
+"""Small tensors without gradients, on which the Python around our op takes longer than the work: torch's two ops run in
+its place.
 
-Where a gradient is wanted in training they run inside our Function, and backward is ours: torch's batch norm has no
-derivative beyond the second, forbids that its output is edited in place after a ReLU, and saves the running statistics
-themselves.
+Not where a gradient is wanted: torch's batch norm has none beyond the second order, forbids that its output is edited
+in place after a ReLU, and saves the running statistics themselves.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from fastgan.ops.common import activation as act
 SMALL, SMALL_CHANNELS_LAST = 1 << 15, 1 << 18
 
 
-def fits(
+def left_to_torch(
     input: torch.Tensor,
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
 ) -> bool:
-    """Whether torch's batch norm and activation run in place of our op."""
+    """Whether torch's batch norm and activation run in place of ours."""
     if not dispatch.may_leave_to_torch(input, running_mean, running_var, weight, bias):
         return False  # asked first: a compiler must not see the sizes below
     if not input.is_cpu or input.dtype is not torch.float32:
+        return False
+    wanted = any(tensor is not None and tensor.requires_grad for tensor in (input, weight, bias))
+    if wanted and torch.is_grad_enabled():
         return False
     most = SMALL_CHANNELS_LAST if input.stride(1) == 1 else SMALL
     return 0 < input.numel() < most
@@ -45,29 +48,8 @@ def batch_norm_act(
     activation: int,
     negative_slope: float,
 ) -> torch.Tensor:
-    """torch's batch norm, without the checks of ``F.batch_norm``, which were made, and its activation; our strides. For
-    tensors that nobody differentiates."""
+    """torch's batch norm, without the checks of ``F.batch_norm``, which were made, and its activation; our strides."""
     output = torch.batch_norm(input, weight, bias, running_mean, running_var, bool(training), momentum, eps, False)
-    return _finish(output, input, activation, negative_slope)
-
-
-def train(
-    input: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    momentum: float,
-    eps: float,
-    activation: int,
-    negative_slope: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the op ``batch_norm_act_train`` returns: (output, mean, rstd)."""
-    output, mean, rstd = torch.native_batch_norm(input, weight, bias, running_mean, running_var, True, momentum, eps)
-    return _finish(output, input, activation, negative_slope), mean, rstd
-
-
-def _finish(output: torch.Tensor, input: torch.Tensor, activation: int, negative_slope: float) -> torch.Tensor:
     output = act.apply_(output, activation, negative_slope)
     if output.stride() == input.stride():
         return output

@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from hypothesis.internal.conjecture import providers
 
 CUDA = torch.cuda.is_available()
 if not CUDA:
@@ -19,6 +20,12 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 
 import fastgan  # noqa: E402
+
+if hasattr(providers, "_get_local_constants"):
+    # hypothesis takes some numbers from the source of the modules that are loaded, and which these are depends on the
+    # tests that ran before; a run is to repeat the last one
+    _no_constants = type(providers._local_constants)()
+    providers._get_local_constants = lambda: _no_constants
 
 
 @pytest.fixture(scope="session")

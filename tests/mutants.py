@@ -61,6 +61,12 @@ MUTANTS = (
     Mutant("small_norms_lose_the_third_order", f"{_NORM}/small.py",
            "if wanted and torch.is_grad_enabled():", "if False:",
            "tests/ops/test_small.py"),
+    Mutant("few_values_in_float32", f"{_NORM}/autograd.py",
+           "FEW = 16", "FEW = 0",
+           "tests/ops/test_batch_norm_act_autograd.py -k few_values"),
+    Mutant("few_values_keep_the_rounded_statistics", f"{_NORM}/autograd.py",
+           "bias, mean, torch.rsqrt(var + eps)", "bias, mean.float(), torch.rsqrt(var + eps).float()",
+           "tests/ops/test_batch_norm_act_autograd.py -k few_values"),
     # --- convolutions: reference and autograd
     Mutant("cropping_forgets_the_bias", f"{_CONV}/reference.py",
            "    output = _pad(output, margins)\n    if bias is not None:",

@@ -6,6 +6,9 @@ that reproduces it. Under the interpreter a Triton program costs milliseconds: f
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,6 +47,25 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def test_cases_do_not_depend_on_the_modules_that_are_loaded(tmp_path, monkeypatch):
+    def drawn():
+        numbers = []
+
+        @runs(400)
+        @given(st.integers(0, 2**16))
+        def draw(number):
+            numbers.append(number)
+
+        draw()
+        return numbers
+
+    before = drawn()
+    (tmp_path / "more_numbers.py").write_text(f"NUMBERS = {list(range(20000, 20400))}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "more_numbers", importlib.import_module("more_numbers"))
+    assert drawn() == before
 
 
 EDGES = st.sampled_from((1, 2, 3, 15, 16, 17, 33, 63, 64, 65, 127, 128, 129))

@@ -40,6 +40,7 @@ struct Block {
   int64_t channels;
   int64_t inner;  // column j belongs to channel (j / inner) % channels
   bool planes;    // one parameter per channel; inner >= kMostLanes
+  bool exact;     // the sum that decides the mean is taken without rounding
   const C* parameters[kParameters];
   bool relu;  // otherwise LeakyReLU, with slope 1 where there is no activation
   C slope;

@@ -43,6 +43,7 @@ class Pass {
     block_.stride = plan_.period;
     block_.inner = plan_.inner;
     block_.planes = plan_.planes;
+    block_.exact = count() < kExactCount || channels() == 1;
     block_.relu = act.activation == Activation::relu;
     block_.slope = static_cast<C>(act.activation == Activation::none ? 1 : act.slope);
   }
@@ -96,6 +97,10 @@ class Pass {
   }
 
  private:
+  // Values per channel below which an exact mean is worth a quarter more time. So is that of a single channel, whose
+  // error no other channel's is there to cover.
+  static constexpr int64_t kExactCount = 128;
+
   void run_tasks(Kernel* kernel, double* partials) const {
     // Backwards: what the pass before this one read last is still in the cache.
     const auto run = [&](int64_t first, int64_t last) {

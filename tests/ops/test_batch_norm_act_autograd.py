@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from fastgan.dispatch import BACKENDS
 from fastgan.functional import batch_norm_act
-from tests.checks import assert_exact, assert_tight
+from tests.checks import assert_exact, assert_rule, assert_tight
 from tests.ops.cases import Undefined, activations, batch_norm_tensors, batch_norm_then
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
@@ -51,6 +51,22 @@ def test_masks_of_needs_input_grad(mask, training, backend, device):
         assert (tensor.grad is not None) == needed, name
         if needed:
             assert_tight(name, tensor.grad, judge)
+
+
+@activations
+@pytest.mark.parametrize("shape", [(2, 3), (3, 1), (2, 1, 2, 2), (15, 1)], ids=str)
+def test_few_values_per_channel(shape, activation, backend, device):
+    """The input's gradient is then a difference that cancels, of two values all of it: by the rule all the same."""
+    for seed in range(10):
+        torch.manual_seed(seed)
+        tensors, grad, buffers = setup(device, shape, torch.float32)
+        mine = torch.autograd.grad(ours(tensors, buffers, True, activation), tensors, grad)
+        theirs = torch.autograd.grad(torchs(tensors, buffers, True, activation), tensors, grad)
+        wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
+        output = torchs(wide, [buffer.double() for buffer in buffers], True, activation)
+        judged = torch.autograd.grad(output, wide, grad.double())
+        for name, one, other, judge in zip(NAMES, mine, theirs, judged, strict=True):
+            assert_rule(name, one, other, judge)
 
 
 @activations

@@ -17,6 +17,11 @@ from fastgan.ops.batch_norm_act import higher_order
 from fastgan.ops.common import forward_mode
 from fastgan.ops.common.dtypes import accumulate_type
 
+#: Values per channel below which backward in training computes in float64. The gradient is what is left of grad_output
+#: when its mean and its part along the input are taken away: of few values that may be little more than the rounding of
+#: float32, and of two values it is always so (eps / (var + eps) of a deviation).
+FEW = 16
+
 
 class BatchNormActTrain(torch.autograd.Function):
     """(input, weight, bias, running_mean, running_var, momentum, eps, activation, negative_slope) ->
@@ -133,26 +138,26 @@ def _backward(ctx: Any, grad_output: torch.Tensor | None, training: bool) -> tup
         return None, None, None
     if forward_mode.differentiable_backward():
         return _differentiable_backward(ctx, grad_output, training)
-    gradients = call(
-        "batch_norm_act_backward",
-        grad_output,
-        input,
-        weight,
-        bias,
-        mean,
-        rstd,
-        training,
-        ctx.activation,
-        ctx.negative_slope,
-    )
-    grad_input, grad_weight, grad_bias = (
-        gradient if need else None for gradient, need in zip(gradients, needed, strict=True)
-    )
-    return (
-        grad_input,
-        None if grad_weight is None else grad_weight.to(weight.dtype),
-        None if grad_bias is None else grad_bias.to(bias.dtype),
-    )
+    operands: tuple[torch.Tensor | None, ...] = grad_output, input, weight, bias, mean, rstd
+    if training and 0 < input.numel() < FEW * input.shape[1]:
+        operands = _in_float64(grad_output, input, weight, bias, ctx.eps)
+    gradients = call("batch_norm_act_backward", *operands, training, ctx.activation, ctx.negative_slope)
+    wanted = zip(gradients, (input, weight, bias), needed, strict=True)
+    return tuple(gradient.to(operand.dtype) if need else None for gradient, operand, need in wanted)
+
+
+def _in_float64(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> tuple[torch.Tensor | None, ...]:
+    """backward's operands in float64, with the input's own statistics in place of the rounded ones that were saved."""
+    wide = input.double()
+    var, mean = torch.var_mean(wide, [d for d in range(input.dim()) if d != 1], correction=0)
+    weight, bias = (None if vector is None else vector.double() for vector in (weight, bias))
+    return grad_output.double(), wide, weight, bias, mean, torch.rsqrt(var + eps)
 
 
 def _differentiable_backward(ctx: Any, grad_output: torch.Tensor, training: bool) -> tuple[torch.Tensor | None, ...]:

@@ -136,10 +136,20 @@ def _unseen(args: tuple[Any, ...]) -> bool:
     )
 
 
+def runs_reference(op: str, *args: Any) -> bool:
+    """Whether a call of ``op`` on these arguments runs the reference, and nobody but :func:`trace` sees it."""
+    return not torch.compiler.is_compiling() and _unseen(args) and select(op, *args).name == "reference"
+
+
+def record(op: str, name: str) -> None:
+    """Tell the traces that a backend ran ``op``."""
+    for calls in _traces:
+        calls.append((op, name))
+
+
 def _run(op: str, *args: Any) -> Any:
     backend = select(op, *args)
-    for calls in _traces:
-        calls.append((op, backend.name))
+    record(op, backend.name)
     source = None
     if torch.is_grad_enabled():
         source = next((arg for arg in args if isinstance(arg, torch.Tensor) and arg.requires_grad), None)

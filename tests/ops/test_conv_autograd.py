@@ -64,6 +64,40 @@ def test_only_what_is_needed_runs(transposed, mask, device):
     assert [op for op, _ in calls] == [adjoint] * mask[0] + ["conv2d_weight"] * mask[1]
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("mask", [(True, True), (True, False), (False, True)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        CASE,
+        Conv("strided", (4, 4), (4, 4), (2, 2), (1, 1), channels=(128, 64), batch=8),
+        Conv("many-sums", (16, 38), (3, 3), dilation=(2, 2), channels=(846, 3), batch=1),
+        Conv("many-sums-down", (16, 38), (3, 3), dilation=(2, 2), channels=(3, 846), batch=1),
+        Conv("grouped", (5, 3), (5, 5), (2, 2), (1, 2), (1, 1), groups=4, channels=(8, 4)),
+    ],
+    ids=lambda case: case.name,
+)
+@directions
+def test_gradients_of_the_reference_are_torchs(transposed, case, mask, memory_format, device):
+    """Bit for bit: torch rounds differently in a backward and in the convolution that it could be."""
+    ours, torchs = conv_functions(transposed)
+    image, weight, bias = (tensor.to(device, torch.float32) for tensor in case.tensors(transposed, torch.randn))
+    results = []
+    for function in (ours, torchs):
+        tensors = [image.contiguous(memory_format=memory_format), weight.clone(), bias.clone()]
+        leaf = [tensor.requires_grad_(needed) for tensor, needed in zip(tensors, (*mask, True), strict=True)]
+        with fastgan.use_backend("reference"):
+            output = function(*leaf, **case.options(transposed))
+            torch.manual_seed(1)
+            output.backward(torch.randn_like(output))
+        results.append([tensor.grad for tensor in leaf])
+    for name, one, other in zip(NAMES[:2], *results, strict=False):
+        assert (one is None) == (other is None), name
+        if one is not None:
+            assert torch.equal(one, other), name
+            assert one.stride() == other.stride(), name
+
+
 @by_order
 @directions
 def test_gradcheck(transposed, case, backend, device):

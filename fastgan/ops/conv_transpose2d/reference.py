@@ -70,6 +70,55 @@ def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geo
     )[1]
 
 
+def gradients(
+    grad_output: torch.Tensor,
+    input: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    input_size: Pair,
+    kernel_size: Pair,
+    geometry: Geometry,
+    transposed: bool,
+    needed: tuple[bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(grad_input, grad_weight) of a geometry that torch :func:`knows`, by torch's own backward, whose rounding is not
+    that of its forward convolutions. None what is not needed; then weight, or input, may be None too."""
+    stride, padding, dilation, groups = geometry
+    extra: Pair = _NO_PADDING
+    if input is None:  # only its sizes are read
+        assert weight is not None
+        channels = weight.shape[0] if transposed else weight.shape[1] * groups
+        input = grad_output.new_empty(grad_output.shape[0], channels, *input_size)
+        input = input.contiguous(memory_format=output_memory_format(grad_output, weight))
+    if weight is None:
+        small, big = (input, grad_output) if transposed else (grad_output, input)
+        weight = grad_output.new_empty(small.shape[1], big.shape[1] // groups, *kernel_size)
+    if transposed:
+        extra = _output_padding(input_size, grad_output.shape[2:], kernel_size, geometry)
+    grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad_output, input, weight, None, stride, padding, dilation, transposed, extra, groups, (*needed, False)
+    )
+    if grad_input is not None:
+        grad_input = grad_input.contiguous(memory_format=output_memory_format(grad_output, weight))
+    if grad_weight is not None:
+        grad_weight = grad_weight.contiguous(memory_format=output_memory_format(grad_output, input))
+    return grad_input, grad_weight
+
+
+def _output_padding(small: Pair, big: Pair, kernel: Pair, geometry: Geometry) -> Pair:
+    spans = _spans(kernel, geometry)
+    sizes = zip(small, big, geometry.stride, geometry.padding, spans, strict=True)
+    return tuple(o - ((i - 1) * s + e - 2 * p) for i, o, s, p, e in sizes)
+
+
+def knows(small: Pair, big: Pair, kernel: Pair, geometry: Geometry, transposed: bool) -> bool:
+    """Whether torch's own convolution has this geometry: symmetric padding, and no image without pixels."""
+    if min(geometry.padding) < 0 or min(*small, *big) < 1:
+        return False
+    extra = _output_padding(small, big, kernel, geometry)
+    limits = map(max, geometry.stride, geometry.dilation) if transposed else geometry.stride
+    return all(0 <= e < limit for e, limit in zip(extra, limits, strict=True))
+
+
 def _explicit_padding(
     big: torch.Tensor, kernel: Pair, small_size: Pair, geometry: Geometry
 ) -> tuple[torch.Tensor, Pair]:

@@ -8,6 +8,7 @@ checks.
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import torch
@@ -22,21 +23,28 @@ _ADJOINT = {"conv_transpose2d": "conv2d", "conv2d": "conv_transpose2d"}
 _OPS: dict[str, Any] = {"conv_transpose2d": torch.conv_transpose2d, "conv2d": torch.conv2d}
 _MOST_KNOWN = 1 << 12
 _missing = native_reason("cpu")
-_known: set[Any] = set()
+_known: dict[Any, Options] = {}
 
 Options = tuple[Any, ...]  # torch's arguments after the bias
 
 
 def known(op: str, input: Any, weight: Any, bias: Any, options: Options, act: str, negative_slope: float) -> Any:
     """The output by torch, or None where this call is not known to be one for it."""
-    if not dispatch.may_leave_to_torch(input, weight, bias) or not all(map(_is_whole, options)):
+    if not dispatch.may_leave_to_torch(input, weight, bias):
         return None
     try:
-        if _key(op, input, weight, bias, options, act, negative_slope) not in _known:
-            return None
+        like = _known.get(_key(op, input, weight, bias, options, act, negative_slope))
     except (AttributeError, IndexError, RuntimeError, TypeError):
         return None  # no tensors, or too few dimensions: the checks say what is wrong
+    if like is None or not (all(map(operator.is_, like, options)) or all(map(_is_whole, options))):
+        return None
+    return _by_torch(op, input, weight, bias, options, act, negative_slope)
+
+
+def _by_torch(op: str, input: Any, weight: Any, bias: Any, options: Options, act: str, negative_slope: float) -> Any:
     output = _OPS[op](input, weight, bias, *options)
+    if act == "none":
+        return output
     return activation.apply_(output, activation.AFTER_CONVOLUTIONS[act], negative_slope)
 
 
@@ -67,9 +75,8 @@ def left_to_torch(
     if all(map(_is_whole, options)):
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        _known.add(_key(op, input, weight, bias, options, act, negative_slope))
-    output = _OPS[op](input, weight, bias, *options)
-    return activation.apply_(output, activation.AFTER_CONVOLUTIONS[act], negative_slope)
+        _known[_key(op, input, weight, bias, options, act, negative_slope)] = options
+    return _by_torch(op, input, weight, bias, options, act, negative_slope)
 
 
 def _is_whole(option: Any) -> bool:

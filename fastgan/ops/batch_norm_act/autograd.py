@@ -139,7 +139,8 @@ def _backward(ctx: Any, grad_output: torch.Tensor | None, training: bool) -> tup
     if forward_mode.differentiable_backward():
         return _differentiable_backward(ctx, grad_output, training)
     operands: tuple[torch.Tensor | None, ...] = grad_output, input, weight, bias, mean, rstd
-    if training and 0 < input.numel() < FEW * input.shape[1]:
+    # a compiler would make a program of its own for few values, and must not see the question
+    if training and not torch.compiler.is_compiling() and 0 < input.numel() < FEW * input.shape[1]:
         operands = _in_float64(grad_output, input, weight, bias, ctx.eps)
     gradients = call("batch_norm_act_backward", *operands, training, ctx.activation, ctx.negative_slope)
     wanted = zip(gradients, (input, weight, bias), needed, strict=True)

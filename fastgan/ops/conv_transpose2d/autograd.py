@@ -68,11 +68,11 @@ def transposed_gradients(
 ) -> Gradients:
     """Those of input, weight and bias of the transposed convolution, from its operands as ``ctx`` saved them: the
     caller unpacks them once, as torch's checkpoints demand."""
-    grad_input, grad_weight = _by_torch(ctx, input, weight, grad_output, transposed=True)
-    if grad_input is None and weight is not None:
-        grad_input = conv2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
-    if grad_weight is None and input is not None:
-        grad_weight = conv2d_weight(input, grad_output, ctx.kernel_size, ctx.geometry)
+    grad_input = grad_weight = None
+    if weight is not None:
+        grad_input = _image_gradient(ctx, "conv2d", conv2d, weight, grad_output)
+    if input is not None:
+        grad_weight = _transposed_weight_gradient(ctx, input, grad_output)
     return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2])
 
 
@@ -81,37 +81,37 @@ def strided_gradients(
 ) -> Gradients:
     """Those of input, weight and bias of the strided convolution, from its operands as ``ctx`` saved them: the
     caller unpacks them once, as torch's checkpoints demand."""
-    grad_input, grad_weight = _by_torch(ctx, input, weight, grad_output, transposed=False)
-    if grad_input is None and weight is not None:
-        grad_input = conv_transpose2d(grad_output, weight, None, ctx.input_size, ctx.geometry)
-    if grad_weight is None and input is not None:
+    grad_input = grad_weight = None
+    if weight is not None:
+        grad_input = _image_gradient(ctx, "conv_transpose2d", conv_transpose2d, weight, grad_output)
+    if input is not None:
         grad_weight = conv2d_weight(grad_output, input, ctx.kernel_size, ctx.geometry)
     return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2])
 
 
-def _by_torch(
-    ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, grad_output: torch.Tensor, transposed: bool
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Those gradients of input and weight that the reference is chosen for, by torch's own backward: its rounding, and
-    one call for both."""
-    if not forward_mode.bare(grad_output, input, weight) or grad_output.numel() == 0:
-        return None, None
-    kernel, geometry = ctx.kernel_size, ctx.geometry
-    image_op = "conv2d" if transposed else "conv_transpose2d"
-    small, big = (input, grad_output) if transposed else (grad_output, input)
-    small_size, big_size = ctx.input_size, grad_output.shape[2:]
-    if not transposed:
-        small_size, big_size = big_size, small_size
-    of_input = weight is not None and runs_reference(image_op, grad_output, weight, None, ctx.input_size, *geometry)
-    of_weight = input is not None and runs_reference("conv2d_weight", small, big, kernel, *geometry)
-    if not (of_input or of_weight) or not reference.knows(small_size, big_size, kernel, geometry, transposed):
-        return None, None
-    for op, runs in ((image_op, of_input), ("conv2d_weight", of_weight)):
-        if runs:
+def _image_gradient(
+    ctx: Any, op: str, function: Callable[..., torch.Tensor], weight: torch.Tensor, grad_output: torch.Tensor
+) -> torch.Tensor:
+    """The input's gradient, which ``op`` is. Where the reference is chosen for it torch's own backward runs: it rounds
+    otherwise than torch's forward convolution ``op``."""
+    size, geometry = ctx.input_size, ctx.geometry
+    if forward_mode.bare(grad_output, weight) and runs_reference(op, grad_output, weight, None, size, *geometry):
+        gradient = reference.image_gradient(grad_output, weight, size, geometry, transposed=op == "conv2d")
+        if gradient is not None:
             record(op, "reference")
-    return reference.gradients(
-        grad_output, input, weight, ctx.input_size, kernel, geometry, transposed, (of_input, of_weight)
-    )
+            return gradient
+    return function(grad_output, weight, None, size, geometry)
+
+
+def _transposed_weight_gradient(ctx: Any, input: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
+    """The weight's gradient of the transposed convolution; as in :func:`_image_gradient`."""
+    op, size, geometry = "conv2d_weight", ctx.kernel_size, ctx.geometry
+    if forward_mode.bare(input, grad_output) and runs_reference(op, input, grad_output, size, *geometry):
+        gradient = reference.transposed_weight_gradient(grad_output, input, size, geometry)
+        if gradient is not None:
+            record(op, "reference")
+            return gradient
+    return conv2d_weight(input, grad_output, size, geometry)
 
 
 class ConvTranspose2d(torch.autograd.Function):

@@ -6,6 +6,8 @@ torch's own convolution takes symmetric, non-negative padding. Where the geometr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -70,53 +72,64 @@ def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geo
     )[1]
 
 
-def gradients(
+def image_gradient(
+    grad_output: torch.Tensor, weight: torch.Tensor, input_size: Pair, geometry: Geometry, transposed: bool
+) -> torch.Tensor | None:
+    """The input's gradient of either convolution by torch's own backward; None where torch's own convolution has not
+    this geometry."""
+    channels = weight.shape[0] if transposed else weight.shape[1] * geometry.groups
+    input = grad_output.new_empty(grad_output.shape[0], channels, *input_size)  # only its sizes and layout are read
+    input = input.contiguous(memory_format=output_memory_format(grad_output, weight))
+    gradients = _backward(grad_output, input, weight, geometry, transposed, (True, False))
+    return gradients and gradients[0].contiguous(memory_format=output_memory_format(grad_output, weight))
+
+
+def transposed_weight_gradient(
+    grad_output: torch.Tensor, input: torch.Tensor, kernel_size: Pair, geometry: Geometry
+) -> torch.Tensor | None:
+    """As :func:`image_gradient`, the weight's gradient of the transposed convolution; that of the strided one is what
+    :func:`conv2d_weight` is."""
+    weight = input.new_empty(input.shape[1], grad_output.shape[1] // geometry.groups, *kernel_size)
+    gradients = _backward(grad_output, input, weight, geometry, True, (False, True))
+    return gradients and gradients[1].contiguous(memory_format=output_memory_format(grad_output, input))
+
+
+def _backward(
     grad_output: torch.Tensor,
-    input: torch.Tensor | None,
-    weight: torch.Tensor | None,
-    input_size: Pair,
-    kernel_size: Pair,
+    input: torch.Tensor,
+    weight: torch.Tensor,
     geometry: Geometry,
     transposed: bool,
     needed: tuple[bool, bool],
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """(grad_input, grad_weight) of a geometry that torch :func:`knows`, by torch's own backward, whose rounding is not
-    that of its forward convolutions. None what is not needed; then weight, or input, may be None too."""
+) -> Any:
+    """torch's own backward; None where its convolution has not this geometry: symmetric padding, and no empty image."""
     stride, padding, dilation, groups = geometry
-    extra: Pair = _NO_PADDING
-    if input is None:  # only its sizes are read
-        assert weight is not None
-        channels = weight.shape[0] if transposed else weight.shape[1] * groups
-        input = grad_output.new_empty(grad_output.shape[0], channels, *input_size)
-        input = input.contiguous(memory_format=output_memory_format(grad_output, weight))
-    if weight is None:
-        small, big = (input, grad_output) if transposed else (grad_output, input)
-        weight = grad_output.new_empty(small.shape[1], big.shape[1] // groups, *kernel_size)
-    if transposed:
-        extra = _output_padding(input_size, grad_output.shape[2:], kernel_size, geometry)
-    grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad_output, input, weight, None, stride, padding, dilation, transposed, extra, groups, (*needed, False)
+    small, big = (input, grad_output) if transposed else (grad_output, input)
+    extra = tuple(
+        o - ((i - 1) * s + e - 2 * p)
+        for i, o, s, p, e in zip(
+            small.shape[2:], big.shape[2:], stride, padding, _spans(weight.shape[2:], geometry), strict=True
+        )
     )
-    if grad_input is not None:
-        grad_input = grad_input.contiguous(memory_format=output_memory_format(grad_output, weight))
-    if grad_weight is not None:
-        grad_weight = grad_weight.contiguous(memory_format=output_memory_format(grad_output, input))
-    return grad_input, grad_weight
-
-
-def _output_padding(small: Pair, big: Pair, kernel: Pair, geometry: Geometry) -> Pair:
-    spans = _spans(kernel, geometry)
-    sizes = zip(small, big, geometry.stride, geometry.padding, spans, strict=True)
-    return tuple(o - ((i - 1) * s + e - 2 * p) for i, o, s, p, e in sizes)
-
-
-def knows(small: Pair, big: Pair, kernel: Pair, geometry: Geometry, transposed: bool) -> bool:
-    """Whether torch's own convolution has this geometry: symmetric padding, and no image without pixels."""
-    if min(geometry.padding) < 0 or min(*small, *big) < 1:
-        return False
-    extra = _output_padding(small, big, kernel, geometry)
-    limits = map(max, geometry.stride, geometry.dilation) if transposed else geometry.stride
-    return all(0 <= e < limit for e, limit in zip(extra, limits, strict=True))
+    limits = map(max, stride, dilation) if transposed else stride
+    if min(padding) < 0 or not all(0 <= e < limit for e, limit in zip(extra, limits, strict=True)):
+        return None
+    if input.numel() == 0 or grad_output.numel() == 0:
+        return None
+    output_padding = extra if transposed else _NO_PADDING
+    return torch.ops.aten.convolution_backward(
+        grad_output,
+        input,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        transposed,
+        output_padding,
+        groups,
+        (*needed, False),
+    )
 
 
 def _explicit_padding(

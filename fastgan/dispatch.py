@@ -101,13 +101,22 @@ def define(
 def call(op: str, *args: Any) -> Any:
     """``torch.ops.fastgan.<op>`` on these arguments; past torch's dispatcher, which takes as long as a small op does,
     where nothing is there that would have to see the call."""
-    if not torch.compiler.is_compiling() and _unseen(args):
-        for arg in args:
-            if isinstance(arg, torch.Tensor) and (arg.is_meta or arg.is_neg() or arg._is_zerotensor()):
-                break
-        else:
-            return _run(op, *args)
-    return getattr(_ops, op)(*args)
+    return _run(op, *args) if _direct(args) else getattr(_ops, op)(*args)
+
+
+def chosen(op: str, *args: Any) -> Backend | None:
+    """The backend that :func:`call` would run past torch's dispatcher; None where the dispatcher must see the call.
+    Whoever runs it tells :func:`record`."""
+    return select(op, *args) if _direct(args) else None
+
+
+def _direct(args: tuple[Any, ...]) -> bool:
+    if torch.compiler.is_compiling() or not _unseen(args):
+        return False
+    for arg in args:
+        if isinstance(arg, torch.Tensor) and (arg.is_meta or arg.is_neg() or arg._is_zerotensor()):
+            return False
+    return True
 
 
 def may_leave_to_torch(*args: Any) -> bool:
@@ -134,11 +143,6 @@ def _unseen(args: tuple[Any, ...]) -> bool:
         and torch._C._get_tracing_state() is None
         and not torch.autograd._profiler_enabled()
     )
-
-
-def runs_reference(op: str, *args: Any) -> bool:
-    """Whether a call of ``op`` on these arguments runs the reference, and nobody but :func:`trace` sees it."""
-    return not torch.compiler.is_compiling() and _unseen(args) and select(op, *args).name == "reference"
 
 
 def record(op: str, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fastgan.dispatch import call, record, runs_reference
+from fastgan.dispatch import call, chosen, record
 from fastgan.ops.common import forward_mode
 from fastgan.ops.conv_transpose2d import reference
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
@@ -95,23 +95,28 @@ def _image_gradient(
     """The input's gradient, which ``op`` is. Where the reference is chosen for it torch's own backward runs: it rounds
     otherwise than torch's forward convolution ``op``."""
     size, geometry = ctx.input_size, ctx.geometry
-    if forward_mode.bare(grad_output, weight) and runs_reference(op, grad_output, weight, None, size, *geometry):
+    arguments = (grad_output, weight, None, size, *geometry)
+    backend = chosen(op, *arguments) if forward_mode.bare(grad_output, weight) else None
+    if backend is None:
+        return function(grad_output, weight, None, size, geometry)
+    record(op, backend.name)
+    gradient = None
+    if backend.name == "reference":
         gradient = reference.image_gradient(grad_output, weight, size, geometry, transposed=op == "conv2d")
-        if gradient is not None:
-            record(op, "reference")
-            return gradient
-    return function(grad_output, weight, None, size, geometry)
+    return backend.run(*arguments) if gradient is None else gradient
 
 
 def _transposed_weight_gradient(ctx: Any, input: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
     """The weight's gradient of the transposed convolution; as in :func:`_image_gradient`."""
     op, size, geometry = "conv2d_weight", ctx.kernel_size, ctx.geometry
-    if forward_mode.bare(input, grad_output) and runs_reference(op, input, grad_output, size, *geometry):
+    backend = chosen(op, input, grad_output, size, *geometry) if forward_mode.bare(input, grad_output) else None
+    if backend is None:
+        return conv2d_weight(input, grad_output, size, geometry)
+    record(op, backend.name)
+    gradient = None
+    if backend.name == "reference":
         gradient = reference.transposed_weight_gradient(grad_output, input, size, geometry)
-        if gradient is not None:
-            record(op, "reference")
-            return gradient
-    return conv2d_weight(input, grad_output, size, geometry)
+    return backend.run(input, grad_output, size, *geometry) if gradient is None else gradient
 
 
 class ConvTranspose2d(torch.autograd.Function):

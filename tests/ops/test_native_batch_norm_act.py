@@ -96,10 +96,10 @@ def check(data, activation, training=True):
 @dtypes
 @activations
 @pytest.mark.parametrize("shape", [(2, 3), (3, 7), (4, 3), (7, 1), (15, 1), (2, 17, 2), (3, 1, 2, 2)], ids=str)
-def test_few_values_per_channel(shape, activation, dtype):
+def test_few_values_per_channel(shape, activation, dtype, isa):
     """There the input's gradient is a difference that cancels, of two values all of it."""
     torch.set_num_threads(1)
-    for seed, mean in itertools.product(range(60), (0.0, 1.0, 30.0)):
+    for seed, mean in itertools.product(range(40), (0.0, 1.0, 30.0)):
         torch.manual_seed(seed)
         check(tensors(shape, dtype, seed % 2 == 1, mean), activation)
 

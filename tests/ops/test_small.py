@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastgan.functional as ours
 from fastgan import dispatch, nn, use_backend
 from fastgan.native import native_reason
+from tests.checks import assert_rule
 
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about the choice on a CPU")
 needs_native = pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
@@ -142,6 +143,35 @@ def test_values_and_gradients_are_those_of_the_kernels(name):
     if name != "batch_norm_act":
         for one, other in zip(torch.autograd.grad(small.sum(), operands), gradients, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu"])
+def test_a_small_norm_in_training_by_the_rule(activation, memory_format):
+    x, slope = 3 + torch.randn(6, 8, 5, 5), 0.2
+    weight, bias, grad = 1 + torch.rand(8), torch.rand(8), torch.randn(6, 8, 5, 5)
+
+    def run(function, dtype):
+        leaves = [
+            t.to(dtype, copy=True).requires_grad_() for t in (x.contiguous(memory_format=memory_format), weight, bias)
+        ]
+        mean, var = torch.zeros(8, dtype=dtype), torch.ones(8, dtype=dtype)
+        output = function(leaves[0], mean, var, leaves[1], leaves[2], True)
+        output.backward(grad.to(dtype))
+        return [output.detach(), *(leaf.grad for leaf in leaves), mean, var]
+
+    def torchs(*args):
+        output = F.batch_norm(*args)
+        leaky = F.leaky_relu(output, slope) if activation == "leaky_relu" else output
+        return output.relu() if activation == "relu" else leaky
+
+    def mine(*args):
+        return ours.batch_norm_act(*args, activation=activation, negative_slope=slope)
+
+    names = ("output", "input", "weight", "bias", "running_mean", "running_var")
+    results = run(mine, torch.float32), run(torchs, torch.float32), run(torchs, torch.float64)
+    for name, one, theirs, exact in zip(names, *results, strict=True):
+        assert_rule(name, one, theirs, exact)
 
 
 def test_any_order_of_gradient():

@@ -69,10 +69,11 @@ def transposed_gradients(
     """Those of input, weight and bias of the transposed convolution, from its operands as ``ctx`` saved them: the
     caller unpacks them once, as torch's checkpoints demand."""
     grad_input = grad_weight = None
+    torchs = _by_torch(ctx, input, weight, grad_output, transposed=True)
     if weight is not None:
-        grad_input = _image_gradient(ctx, "conv2d", conv2d, weight, grad_output)
+        grad_input = _gradient(ctx, conv2d, (grad_output, weight, None, ctx.input_size), torchs)
     if input is not None:
-        grad_weight = _transposed_weight_gradient(ctx, input, grad_output)
+        grad_weight = _gradient(ctx, conv2d_weight, (input, grad_output, ctx.kernel_size), torchs)
     return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2])
 
 
@@ -83,40 +84,36 @@ def strided_gradients(
     caller unpacks them once, as torch's checkpoints demand."""
     grad_input = grad_weight = None
     if weight is not None:
-        grad_input = _image_gradient(ctx, "conv_transpose2d", conv_transpose2d, weight, grad_output)
-    if input is not None:
+        torchs = _by_torch(ctx, input, weight, grad_output, transposed=False)
+        grad_input = _gradient(ctx, conv_transpose2d, (grad_output, weight, None, ctx.input_size), torchs)
+    if input is not None:  # what torch's backward does here is what the reference is
         grad_weight = conv2d_weight(grad_output, input, ctx.kernel_size, ctx.geometry)
     return grad_input, grad_weight, _bias_gradient(grad_output, ctx.needs_input_grad[2])
 
 
-def _image_gradient(
-    ctx: Any, op: str, function: Callable[..., torch.Tensor], weight: torch.Tensor, grad_output: torch.Tensor
+def _by_torch(
+    ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, grad_output: torch.Tensor, transposed: bool
+) -> Callable[[bool], torch.Tensor | None]:
+    """The gradient of the input, or else of the weight, by torch's own backward."""
+    sizes = ctx.input_size, ctx.kernel_size, ctx.geometry
+    return lambda of_input: reference.gradient(grad_output, input, weight, *sizes, transposed, of_input)
+
+
+def _gradient(
+    ctx: Any,
+    function: Callable[..., torch.Tensor],
+    arguments: tuple[Any, ...],
+    torchs: Callable[[bool], torch.Tensor | None],
 ) -> torch.Tensor:
-    """The input's gradient, which ``op`` is. Where the reference is chosen for it torch's own backward runs: it rounds
-    otherwise than torch's forward convolution ``op``."""
-    size, geometry = ctx.input_size, ctx.geometry
-    arguments = (grad_output, weight, None, size, *geometry)
-    backend = chosen(op, *arguments) if forward_mode.bare(grad_output, weight) else None
+    """``function``, one of the three maps, as a gradient. Where the reference is chosen for it torch's own backward
+    runs: it rounds otherwise than torch's forward convolution that the map is."""
+    op, first, second = function.__name__, *arguments[:2]
+    backend = chosen(op, *arguments, *ctx.geometry) if forward_mode.bare(first, second) else None
     if backend is None:
-        return function(grad_output, weight, None, size, geometry)
+        return function(*arguments, ctx.geometry)
     record(op, backend.name)
-    gradient = None
-    if backend.name == "reference":
-        gradient = reference.image_gradient(grad_output, weight, size, geometry, transposed=op == "conv2d")
-    return backend.run(*arguments) if gradient is None else gradient
-
-
-def _transposed_weight_gradient(ctx: Any, input: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
-    """The weight's gradient of the transposed convolution; as in :func:`_image_gradient`."""
-    op, size, geometry = "conv2d_weight", ctx.kernel_size, ctx.geometry
-    backend = chosen(op, input, grad_output, size, *geometry) if forward_mode.bare(input, grad_output) else None
-    if backend is None:
-        return conv2d_weight(input, grad_output, size, geometry)
-    record(op, backend.name)
-    gradient = None
-    if backend.name == "reference":
-        gradient = reference.transposed_weight_gradient(grad_output, input, size, geometry)
-    return backend.run(input, grad_output, size, *geometry) if gradient is None else gradient
+    gradient = torchs(op != "conv2d_weight") if backend.name == "reference" else None
+    return backend.run(*arguments, *ctx.geometry) if gradient is None else gradient
 
 
 class ConvTranspose2d(torch.autograd.Function):

@@ -6,8 +6,6 @@ torch's own convolution takes symmetric, non-negative padding. Where the geometr
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 
@@ -72,64 +70,43 @@ def conv2d_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, geo
     )[1]
 
 
-def image_gradient(
-    grad_output: torch.Tensor, weight: torch.Tensor, input_size: Pair, geometry: Geometry, transposed: bool
-) -> torch.Tensor | None:
-    """The input's gradient of either convolution by torch's own backward; None where torch's own convolution has not
-    this geometry."""
-    channels = weight.shape[0] if transposed else weight.shape[1] * geometry.groups
-    input = grad_output.new_empty(grad_output.shape[0], channels, *input_size)  # only its sizes and layout are read
-    input = input.contiguous(memory_format=output_memory_format(grad_output, weight))
-    gradients = _backward(grad_output, input, weight, geometry, transposed, (True, False))
-    return gradients and gradients[0].contiguous(memory_format=output_memory_format(grad_output, weight))
-
-
-def transposed_weight_gradient(
-    grad_output: torch.Tensor, input: torch.Tensor, kernel_size: Pair, geometry: Geometry
-) -> torch.Tensor | None:
-    """As :func:`image_gradient`, the weight's gradient of the transposed convolution; that of the strided one is what
-    :func:`conv2d_weight` is."""
-    weight = input.new_empty(input.shape[1], grad_output.shape[1] // geometry.groups, *kernel_size)
-    gradients = _backward(grad_output, input, weight, geometry, True, (False, True))
-    return gradients and gradients[1].contiguous(memory_format=output_memory_format(grad_output, input))
-
-
-def _backward(
+def gradient(
     grad_output: torch.Tensor,
-    input: torch.Tensor,
-    weight: torch.Tensor,
+    input: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    input_size: Pair,
+    kernel_size: Pair,
     geometry: Geometry,
     transposed: bool,
-    needed: tuple[bool, bool],
-) -> Any:
-    """torch's own backward; None where its convolution has not this geometry: symmetric padding, and no empty image."""
+    of_input: bool,
+) -> torch.Tensor | None:
+    """The gradient of a convolution's input, or else of its weight, by torch's own backward; None where torch's
+    convolution has not this geometry. Of the operand whose gradient it is only the sizes and the layout are read: it
+    may be None."""
     stride, padding, dilation, groups = geometry
-    small, big = (input, grad_output) if transposed else (grad_output, input)
-    extra = tuple(
-        o - ((i - 1) * s + e - 2 * p)
-        for i, o, s, p, e in zip(
-            small.shape[2:], big.shape[2:], stride, padding, _spans(weight.shape[2:], geometry), strict=True
-        )
-    )
+    small, big = (input_size, grad_output.shape[2:]) if transposed else (grad_output.shape[2:], input_size)
+    sizes = zip(small, big, stride, padding, _spans(kernel_size, geometry), strict=True)
+    extra = tuple(o - ((i - 1) * s + e - 2 * p) for i, o, s, p, e in sizes)
     limits = map(max, stride, dilation) if transposed else stride
-    if min(padding) < 0 or not all(0 <= e < limit for e, limit in zip(extra, limits, strict=True)):
+    if not all(0 <= e < limit for e, limit in zip(extra, limits, strict=True)):
         return None
-    if input.numel() == 0 or grad_output.numel() == 0:
-        return None
+    if input is None:
+        assert weight is not None
+        channels = weight.shape[0] if transposed else weight.shape[1] * groups
+        input = _empty((grad_output.shape[0], channels, *input_size), grad_output, weight)
+    if weight is None:
+        of_small, of_big = (input, grad_output) if transposed else (grad_output, input)
+        weight = _empty((of_small.shape[1], of_big.shape[1] // groups, *kernel_size), grad_output, input)
     output_padding = extra if transposed else _NO_PADDING
-    return torch.ops.aten.convolution_backward(
-        grad_output,
-        input,
-        weight,
-        None,
-        stride,
-        padding,
-        dilation,
-        transposed,
-        output_padding,
-        groups,
-        (*needed, False),
-    )
+    shared = (stride, padding, dilation, transposed, output_padding, groups, (of_input, not of_input, False))
+    gradients = torch.ops.aten.convolution_backward(grad_output, input, weight, None, *shared)
+    found, other = (gradients[0], weight) if of_input else (gradients[1], input)
+    return found.contiguous(memory_format=output_memory_format(grad_output, other))
+
+
+def _empty(shape: Pair, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    memory_format = output_memory_format(first, second)
+    return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=memory_format)
 
 
 def _explicit_padding(

@@ -101,4 +101,5 @@ print(peak() - before - sum(output.numel() * 4 for output in kept) / 2**20)
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < MOST_SCRATCH, done.stdout
+    sanitized = "libasan" in os.environ.get("LD_PRELOAD", "")  # it keeps a byte of its own for every eight
+    assert float(done.stdout) * (8 / 9 if sanitized else 1) < MOST_SCRATCH, done.stdout

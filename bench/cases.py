@@ -51,7 +51,7 @@ CASES: list[Case] = [
     *norm("cGAN G 64 at 28x28", (64, 28, 28), "relu"),
     *norm("cGAN D 128 at 7x7", (128, 7, 7), "leaky_relu"),
     *(case for logits in (128, 4096, 65536, 1 << 20, 1 << 24) for case in loss(logits)),
-    *map(inference, MODELS),
+    *(inference(model, folded) for folded in (False, True) for model in MODELS),
     *(case for model in MODELS for case in networks(model)),
     *_tiny(norm("BN + ReLU, 8 channels at 2x2", (8, 2, 2), "relu", _ALL_WORKS)),
     *_tiny(norm("BN + LeakyReLU, 8 channels at 2x2", (8, 2, 2), "leaky_relu", _ALL_WORKS)),

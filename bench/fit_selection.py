@@ -25,6 +25,7 @@ from fastgan.ops.conv_transpose2d.geometry import conv2d_sizes, conv_transpose2d
 OPS = ("conv_transpose2d", "conv2d", "conv2d_weight")
 KINDS = ((3, 1, 1), (5, 2, 2), (2, 2, 0), (4, 2, 1), (4, 2, 1), (1, 1, 0), (7, 1, 3), (4, 1, 0))
 DCGAN = ((512, 256, 2), (256, 128, 4), (128, 64, 8), (64, 3, 16), (129, 128, 7), (128, 64, 14))
+FEW_PIXELS = 40  # shapes with at most 16 small pixels in all
 SWEEPS = 3000
 Shape = dict[str, Any]  # batch, groups, channels (all, of small and big), small, big, and the geometry
 
@@ -54,13 +55,18 @@ def _shape(rng: random.Random) -> Shape | None:
 
 
 def shapes(count: int, seed: int) -> Iterator[Shape]:
-    """DCGAN's layers at some batch sizes, then ``count`` random shapes."""
+    """DCGAN's layers at some batch sizes, shapes of few pixels, then ``count`` random ones."""
     for first, second, size in DCGAN:
         for batch in (1, 8, 16, 32, 128):
             if first * second * size**2 * 16 * batch <= 4e8:
                 sizes = {"small": (size, size), "big": (2 * size, 2 * size), "kernel": (4, 4)}
                 yield {"batch": batch, "channels": (first, second), **sizes, "geometry": ((2, 2), (1, 1), (1, 1), 1)}
-    rng, found = random.Random(seed), 0
+    rng, few, found = random.Random(seed + 1), 0, 0
+    while few < FEW_PIXELS:
+        if (shape := _shape(rng)) is not None and shape["batch"] * math.prod(shape["small"]) <= 16:
+            few += 1
+            yield shape
+    rng = random.Random(seed)
     while found < count:
         if (shape := _shape(rng)) is not None:
             found += 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import fastgan
 from bench.case import Call, Case, Results, Setting, Work, Wrap, keep
 from bench.kinks import Judge, Sides
 from bench.networks import plain, torch_train_step
@@ -75,7 +76,10 @@ def _network_call(
     return forward if backwards is None else both
 
 
-def _network_work(setting: Setting, model: Model, is_generator: bool, training: bool) -> Work:
+def _network_work(
+    setting: Setting, model: Model, is_generator: bool, training: bool, made: Callable[[Any], Any] = copy.deepcopy
+) -> Work:
+    """``made``: what fastgan runs, made of the network."""
     torch.manual_seed(0)
     network = _network_on(setting, model.generator if is_generator else model.discriminator)
     real, z, condition = model.draw(setting)
@@ -98,7 +102,7 @@ def _network_work(setting: Setting, model: Model, is_generator: bool, training: 
 
     return Work(
         torch=run_torch,
-        fastgan=lambda: _network_call(copy.deepcopy(network), inputs, sent, lambda: _autocast(setting)),
+        fastgan=lambda: _network_call(made(network), inputs, sent, lambda: _autocast(setting)),
         judge=judge,
         norm=True,
         judge_at=judge,
@@ -112,13 +116,14 @@ def _count(call: Call) -> float:
     return float(counter.get_total_flops())
 
 
-def inference(model: Model) -> Case:
-    """The generator in eval mode, as ``fastgan sample`` runs it."""
+def inference(model: Model, folded: bool) -> Case:
+    """The generator in eval mode, as ``fastgan sample`` runs it, or after ``fastgan.fold_batch_norm``; torch's stays as
+    it is."""
 
     def setup(setting: Setting) -> Work:
-        return _network_work(setting, model, True, False)
+        return _network_work(setting, model, True, False, fastgan.fold_batch_norm if folded else copy.deepcopy)
 
-    return Case("inference", f"{model.name} G", "forward", setup, batches=(1, 64))
+    return Case("inference", f"{'folded ' * folded}{model.name} G", "forward", setup, batches=(1, 64))
 
 
 def networks(model: Model) -> list[Case]:

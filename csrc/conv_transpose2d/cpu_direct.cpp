@@ -21,4 +21,8 @@ void columns_image(const ImageProblem& problem) {
   FASTGAN_PICK(columns_image)(problem);
 }
 
+void streamed_image(const ImageProblem& problem) {
+  FASTGAN_PICK(streamed_image)(problem);
+}
+
 }  // namespace fastgan

@@ -13,6 +13,9 @@ constexpr int64_t kMostSide = 256;
 void winograd_image(const ImageProblem& problem);
 void winograd_weight(const WeightProblem& problem);
 
+// For few pixels of the small image, big from small.
+void streamed_image(const ImageProblem& problem);
+
 // For few channels of the big image.
 void columns_image(const ImageProblem& problem);
 void columns_weight(const WeightProblem& problem);

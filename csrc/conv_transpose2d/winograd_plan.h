@@ -19,8 +19,7 @@ struct Piece {
   int64_t output[2];  // its first output of each phase, or -1: none
 };
 
-// One axis of `size` small pixels, in pieces of four pixels as long as they fit and one of two or three. (Down, the 4 pixels of a small
-// axis are two pieces of three: a fifth more products, but 36 transformed weights instead of 64.)
+// One axis of `size` small pixels, in pieces of four pixels as long as they fit and one of two or three.
 //
 // Up, both phases of the output meet the same pixels x: y[i] = x[i - 1] g0 + x[i] g1 in phase 0, whose first output has one tap inside,
 // and y[i] = x[i] g0 + x[i + 1] g1 in phase 1, whose last one has: a product each, where a piece would take more.
@@ -32,9 +31,8 @@ struct WinogradAxis {
     if (up) {
       add(0, 1, 0, -1);
     }
-    const int64_t longest = size == 4 && !up ? 3 : 4;
     for (int64_t at = 0, kind; at + 1 < pixels; at += kind - 1) {
-      kind = std::min(longest, pixels - at);
+      kind = std::min<int64_t>(4, pixels - at);
       add(at, static_cast<int>(kind), up ? at + 1 : at, at);
     }
     if (up) {

@@ -25,9 +25,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
     In eval mode a batch norm is ``y * scale + shift`` per channel, ``scale = weight / sqrt(running_var + eps)``,
     ``shift = bias - running_mean * scale``; so the convolution's weight is multiplied by ``scale`` along its output
-    channels and its bias becomes ``bias * scale + shift``. The activation of a
-    :class:`fastgan.nn.BatchNormAct2d` stays behind in its place as ``nn.ReLU`` or ``nn.LeakyReLU``; any other folded
-    norm leaves ``nn.Identity``. Outputs are the same up to rounding.
+    channels and its bias becomes ``bias * scale + shift``. The activation of a :class:`fastgan.nn.BatchNormAct2d` goes
+    into a convolution of fastgan's (not with a negative slope below 0); behind one of torch's it stays in the norm's
+    place as ``nn.ReLU`` or ``nn.LeakyReLU``. Otherwise ``nn.Identity`` is left. Outputs are the same up to rounding.
 
     Folded is every ``Conv2d`` and ``ConvTranspose2d`` (torch's or fastgan's) that is directly followed by a
     ``BatchNorm2d`` or ``BatchNormAct2d`` (or their synchronised forms) with running statistics, in the sense of
@@ -86,7 +86,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
         pairs.append((convolution, found))
     for convolution, found in pairs:
         if _fold(convolution, found.layer):
-            found.parent._modules[found.slot] = _activation_of(found.layer).eval()
+            found.parent._modules[found.slot] = _what_is_left(found.layer, convolution).eval()
     if accelerated:
         accelerate(folded)
     return folded
@@ -123,9 +123,12 @@ def _fold(convolution: Any, norm: Any) -> bool:
     return True
 
 
-def _activation_of(norm: nn.Module) -> nn.Module:
-    if isinstance(norm, BatchNormAct2d) and norm.activation == "relu":
-        return nn.ReLU()
-    if isinstance(norm, BatchNormAct2d) and norm.activation == "leaky_relu":
-        return nn.LeakyReLU(norm.negative_slope)
-    return nn.Identity()
+def _what_is_left(norm: nn.Module, convolution: nn.Module) -> nn.Module:
+    """The norm's activation, unless the convolution before it can take it."""
+    if not isinstance(norm, BatchNormAct2d) or norm.activation == "none":
+        return nn.Identity()
+    relu = norm.activation == "relu"
+    if isinstance(convolution, (Conv2d, ConvTranspose2d)) and (relu or norm.negative_slope >= 0):
+        convolution._set_activation(norm.activation, norm.negative_slope)
+        return nn.Identity()
+    return nn.ReLU() if relu else nn.LeakyReLU(norm.negative_slope)

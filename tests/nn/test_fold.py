@@ -100,6 +100,33 @@ def test_every_norm_leaves_its_activation(norm: Callable[[], nn.Module], left: s
     assert repr(check(left, model, torch.randn(5, 4, 9, 9))[1]) == left
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "taken", "left"),
+    [
+        (fastgan.nn.BatchNormAct2d(6), "activation=relu", "Identity()"),
+        (fastgan.nn.SyncBatchNormAct2d(6), "activation=relu", "Identity()"),
+        (
+            fastgan.nn.BatchNormAct2d(6, activation="leaky_relu", negative_slope=0.2),
+            "activation=leaky_relu, negative_slope=0.2",
+            "Identity()",
+        ),
+        (
+            fastgan.nn.BatchNormAct2d(6, activation="leaky_relu", negative_slope=-0.5),
+            "",
+            "LeakyReLU(negative_slope=-0.5)",
+        ),
+        (fastgan.nn.BatchNormAct2d(6, activation="none"), "", "Identity()"),
+        (nn.BatchNorm2d(6), "", "Identity()"),
+    ],
+)
+def test_our_convolutions_take_the_activation(norm: nn.Module, taken: str, left: str, transposed: bool) -> None:
+    kind = fastgan.nn.ConvTranspose2d if transposed else fastgan.nn.Conv2d
+    folded = check(left, settle(nn.Sequential(kind(4, 6, 3), norm)), torch.randn(5, 4, 9, 9))
+    assert repr(folded[0]).partition("stride=(1, 1)")[2] == (f", {taken})" if taken else ")")
+    assert repr(folded[1]) == left
+
+
 def test_dtype_layout_and_requires_grad_stay() -> None:
     model = settle(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6))).to(memory_format=torch.channels_last)
     model[0].weight.requires_grad_(False)

@@ -25,6 +25,7 @@ EXTREMES = {
         changed(DCGAN, batch=4, channels=(192, 64), small=(32, 32), big=(64, 64)),
         changed(DCGAN, batch=64, channels=(512, 256), small=(4, 4), big=(8, 8)),
         changed(DCGAN, batch=1, channels=(193, 57), small=(4, 254), big=(9, 509)),
+        changed(DCGAN, batch=4, channels=(1024, 1024), small=(2, 2), big=(4, 4)),
         changed(
             RGB,
             batch=1,
@@ -40,7 +41,7 @@ EXTREMES = {
         changed(DCGAN, batch=2, channels=(8, 2048)),
         changed(DCGAN, batch=2, channels=(8, 32), small=(63, 64), big=(126, 128)),
         changed(DCGAN, batch=4, channels=(192, 64), small=(32, 32), big=(64, 64)),
-        changed(DCGAN, batch=64, channels=(512, 256), small=(4, 4), big=(8, 8)),
+        changed(DCGAN, batch=64, channels=(512, 256), small=(5, 5), big=(10, 10)),
         changed(RGB, batch=2, channels=(64, 3), small=(63, 64), big=(126, 128)),
         changed(
             RGB,

@@ -18,6 +18,7 @@ _LANES = 16  # floats of a panel, as the AVX2 kernels have it
 _ROWS = 6
 _FEW_CHANNELS, _MOST_COLUMNS = 8, 128  # few_columns() in csrc/conv_transpose2d/method.h
 _MOST_SCRATCH = 1 << 18  # kMostColumns and kMostImage there
+_FEW_PIXELS = 16  # kFewPixels there
 
 
 class Call(NamedTuple):
@@ -51,15 +52,25 @@ def _meetings(small: int, big: int, kernel: int, stride: int, padding: int, dila
     return count
 
 
+def _stamps_fit(call: Call) -> bool:
+    axes = list(zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True))
+    stamps = [(i - 1) * s + (k - 1) * d + 1 for i, _, k, s, _, d in axes]
+    reached = all(p >= 0 and stamp - p >= o for stamp, (_, o, _, _, p, _) in zip(stamps, axes, strict=True))
+    return reached and math.prod(stamps) * call.cb <= _MOST_SCRATCH
+
+
 def _by_columns(call: Call) -> bool:
     columns = call.cb * call.kernel[0] * call.kernel[1]
     if call.cb >= _FEW_CHANNELS or call.cs < 4 or columns > _MOST_COLUMNS:
         return False
-    axes = list(zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True))
-    stamps = [(i - 1) * s + (k - 1) * d + 1 for i, _, k, s, _, d in axes]
-    scratch = max(math.prod(stamps) * call.cb, math.prod(call.small) * _up(columns, 32))
-    reached = all(p >= 0 and stamp - p >= o for stamp, (_, o, _, _, p, _) in zip(stamps, axes, strict=True))
-    return reached and scratch <= _MOST_SCRATCH
+    return math.prod(call.small) * _up(columns, 32) <= _MOST_SCRATCH and _stamps_fit(call)
+
+
+def _streamed(call: Call) -> bool:
+    """few_pixels() in csrc/conv_transpose2d/method.h, for a weight whose taps or channels are neighbours."""
+    pixels, columns = call.batch * math.prod(call.small), call.cb * call.kernel[0] * call.kernel[1]
+    few = call.op == "conv_transpose2d" and pixels <= _FEW_PIXELS and columns % 16 == 0
+    return few and pixels * columns <= _MOST_SCRATCH and _stamps_fit(call)
 
 
 _PLACES = {"conv2d": "conv_transpose2d", "conv_transpose2d": "conv2d", "conv2d_weight": "conv2d_weight"}
@@ -88,12 +99,13 @@ def _by_winograd(call: Call) -> bool:
     """winograd_pays(), winograd_image_pays() and winograd_weight_pays() in csrc/conv_transpose2d/method.h."""
     fits = call.kernel == (4, 4) and call.stride == (2, 2) and call.padding == call.dilation == (1, 1)
     small, big = math.prod(call.small), math.prod(call.big)
-    fits = fits and min(call.small) >= 4 and min(call.cs, call.cb) >= 16 and max(call.cs, call.cb) <= 512
-    fits = fits and call.batch * small >= 64 and max(small * call.cs, big * call.cb) <= _MOST_SCRATCH
+    fits = fits and min(call.cs, call.cb) >= 16 and max(call.cs, call.cb) <= 512
+    fits = fits and max(small * call.cs, big * call.cb) <= _MOST_SCRATCH
+    fits = fits and min(call.small) >= (5 if call.op == "conv2d" else 4)
     if call.op == "conv2d_weight":
-        return fits and (small <= 1 << 10 or (call.in_place[0] and call.in_place[1]))
+        return fits and call.batch * small >= 64 and (small <= 1 << 10 or (call.in_place[0] and call.in_place[1]))
     side = max(*call.small, *((o + 1) // 2 for o in call.big))
-    return fits and side <= 256 and small <= 1 << 10 and small * call.cs <= 3 << 16
+    return fits and call.batch * small >= 256 and side <= 256 and small <= 1 << 10 and small * call.cs <= 3 << 16
 
 
 def native_terms(call: Call) -> tuple[str, Terms]:
@@ -116,6 +128,9 @@ def native_terms(call: Call) -> tuple[str, Terms]:
             products = images * pixels * cs * _up(columns, _LANES)
         unfolded = images * pixels * (_up(columns, _LANES) + 4 * call.kernel[0])
         return f"{call.op} by columns", (1, call.groups, products, unfolded, weights, copied)
+    if _streamed(call):
+        columns = images * pixels * taps * cb
+        return "conv_transpose2d streamed", (1, call.groups, columns * cs, columns, weights, copied)
     met = images
     if _by_winograd(call):
         met *= 36 * _up(call.small[0], 2) * _up(call.small[1], 2) // 4
@@ -161,10 +176,10 @@ MARGIN, FILLED_MARGIN = 0.8, 1.33
 EXCHANGED_MARGIN = 2.5
 
 
-def _useful(call: Call, by_columns: bool) -> int:
+def _useful(call: Call, all_taps: bool) -> int:
     """Products without those of the panels' padding."""
     count = call.batch * call.groups * call.cs * call.cb
-    if by_columns:
+    if all_taps:
         return count * call.small[0] * call.small[1] * call.kernel[0] * call.kernel[1]
     for axis in zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True):
         count *= _meetings(*axis)
@@ -177,7 +192,7 @@ def _filled(call: Call, padded: float, share: float) -> bool:
     if call.groups > 1 or call.kernel == (1, 1) or share < 0.5:
         return False
     call = _exchanged(call) or call
-    return _useful(call, _by_columns(call)) >= 0.8 * padded
+    return _useful(call, _by_columns(call) or _streamed(call)) >= 0.8 * padded
 
 
 def gain(call: Call, native: Mapping[str, Sequence[float]], torch: Mapping[str, Sequence[float]]) -> float:
@@ -218,6 +233,7 @@ NATIVE: dict[str, Terms] = {
     "conv2d_weight by columns": (3.22e-05, 2.54e-06, 3.99e-11, 7.05e-10, 1.01e-08, 4.94e-10),
     "conv_transpose2d": (3.17e-05, 0, 3.27e-11, 2.98e-10, 7.77e-10, 2.93e-10, 1.64e-10, 9.82e-09),
     "conv_transpose2d by columns": (3.04e-05, 2.12e-06, 2.94e-11, 1.15e-09, 6.35e-09, 4.07e-10),
+    "conv_transpose2d streamed": (2.49e-05, 0, 2.64e-11, 6.3e-10, 9.89e-11, 5.94e-09),
 }
 TORCH: dict[str, Terms] = {
     "conv2d NCHW 1x1": (2.82e-05, 2.36e-06, 2.78e-11, 1.37e-11, 2.69e-10, 2e-09),

@@ -224,6 +224,17 @@ def test_few_pixels_as_the_kernels_decide(name):
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=FORMAT_IDS)
+@pytest.mark.parametrize(("batch", "channels"), ((1, 70), (1, 5), (3, 200)), ids=str)
+def test_threads_share_the_panels_of_few_images(batch, channels, memory_format, isa):
+    """Few channels of the big image: with more threads than images each takes a part of the small channels."""
+    sizes = ((40, 41), (40, 41))
+    given = operands(integers, batch, (channels, 3), sizes, (3, 3), memory_format)
+    results = on_threads(lambda: maps(*given, (1, 1), (1, 1)))
+    for name, ours, expected in zip(("up", "down", "weight"), results, judge(*given, 1, 1), strict=True):
+        assert_exact(name, ours, expected)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=FORMAT_IDS)
 @pytest.mark.parametrize(
     ("kernel", "padding", "dilation"),
     (((7, 7), (3, 3), (1, 1)), ((3, 5), (0, 2), (2, 1)), ((2, 1), (1, 0), (3, 2))),

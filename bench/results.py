@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastgan.files import atomic_write
+
 FOLDER = Path(__file__).resolve().parent / "results"
-FORMAT = 2  # every record says its threads
+FORMAT = 3  # why somebody did not run stands in the file once, not in every record
 OURS, THEIRS = "auto", "torch"
 Record = dict[str, Any]
 
@@ -30,7 +32,26 @@ class Key(NamedTuple):
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    """A record per line, numbers to five digits. Each set of reasons of ``not_run`` is an entry of "reasons", and the
+    records have its place. The file is the old one or the new one, whatever happens."""
+    reasons: list[dict[str, str]] = []
+    lines = []
+    for record in content["cases"]:
+        if record["not_run"] not in reasons:
+            reasons.append(record["not_run"])
+        placed = record | {"not_run": reasons.index(record["not_run"])}
+        lines.append("  " + json.dumps(_rounded(placed), ensure_ascii=False))
+    head = {name: value for name, value in content.items() if name != "cases"} | {"reasons": reasons}
+    text = json.dumps(_rounded(head), indent=1, ensure_ascii=False).removesuffix("\n}")
+    atomic_write(path, (text + ',\n "cases": [\n' + ",\n".join(lines) + "\n ]\n}\n").encode())
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -42,6 +63,9 @@ def read(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text())
     if content.get("format") != FORMAT:
         raise ValueError(f"{path}: format {content.get('format')}, expected {FORMAT}: measure again")
+    reasons = content.pop("reasons")
+    for record in content["cases"]:
+        record["not_run"] = reasons[record["not_run"]]
     return content
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import memory, run, trainer
+from bench import memory, results, run, trainer
 from bench.__main__ import main
 from bench.case import Case, Setting, keep, settings
 from bench.cases import CASES, GROUPS
@@ -224,7 +223,7 @@ def test_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     arguments = ["--device", "cpu", "--quick", "--only", " 128 logits", "--out", str(file), "--threads", "1", "2"]
     assert main(["run", *arguments]) == 0
     assert torch.get_num_threads() == threads
-    content = json.loads(file.read_text())
+    content = results.read(file)
     assert content["complete"]
     assert [record["threads"] for record in content["cases"]] == [1, 1, 2, 2]
     assert [roof["threads"] for roof in content["ceilings"]] == [1, 2]
@@ -244,7 +243,7 @@ def test_a_cut_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     arguments = ["run", "--device", "cpu", "--quick", "--only", "128 logits", "--out", str(file), "--minutes", "0"]
     assert main(arguments) == 0
     assert "is not complete" in capsys.readouterr().out
-    assert json.loads(file.read_text())["complete"] is False
+    assert results.read(file)["complete"] is False
 
 
 @pytest.mark.usefixtures("small_ceilings")

@@ -77,9 +77,26 @@ def test_of_two_files_the_later_one_counts(tmp_path: Path) -> None:
     assert found == {"A": 4.0, "B": 1.0}
 
 
+def test_a_file_is_what_was_written(tmp_path: Path) -> None:
+    """To five digits, a record a line, reasons that several records have once."""
+    first, second = {"triton": "no GPU"}, {"native": "not built"}
+    written = [
+        record(0.5, not_run=first),
+        record(1 / 3, case="B", not_run=second),
+        record(0.5, case="→", not_run=first),
+    ]
+    path = stored(tmp_path, *written)
+    found = results.read(path)["cases"]
+    assert [each["not_run"] for each in found] == [first, second, first]
+    assert found[1]["times"]["auto"]["median"] == 0.33333 and [found[0], found[2]] == [written[0], written[2]]
+    text = path.read_text()
+    assert text.count("no GPU") == 1 and sum('"case": ' in line for line in text.splitlines()) == 3
+    assert results.read(stored(tmp_path)) == content()
+
+
 def test_files_of_another_format_are_refused(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"cases": []}))
-    with pytest.raises(ValueError, match="format None, expected 2"):
+    with pytest.raises(ValueError, match="format None, expected 3"):
         results.read(tmp_path / "old.json")
 
 

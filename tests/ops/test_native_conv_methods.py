@@ -76,10 +76,13 @@ def test_winograd_is_exact_on_whole_numbers(sizes, channels, memory_format, isa)
         assert_exact(name, ours, expected)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "weight_format"), ((SIZES[0], FORMATS[0]), (SIZES[1], FORMATS[0]), (SIZES[1], FORMATS[1])), ids=str
+)
 @pytest.mark.parametrize("make", (torch.randn, lambda s: 1 + torch.rand(s)), ids=("normal", "hardly different"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
-def test_winograd_by_the_rule(dtype, make, isa):
-    given = operands(make, 8, (32, 48), SIZES[1], (4, 4), FORMATS[0], dtype, FORMATS[1])
+def test_winograd_by_the_rule(dtype, make, sizes, weight_format, isa):
+    given = operands(make, 17, (32, 48), sizes, (4, 4), FORMATS[0], dtype, weight_format)
     results = maps(*given, (2, 2), (1, 1)), judge(*given, 2, 1, dtype=dtype), judge(*given, 2, 1)
     for name, ours, theirs, expected in zip(("up", "down", "weight"), *results, strict=True):
         assert_rule(name, ours, theirs, expected)

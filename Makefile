@@ -17,7 +17,7 @@ SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 export FASTGAN_BUILD
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check sanitize wheels bench gpu clean
+.PHONY: help install demo test check sanitize wheels bench audit gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -56,6 +56,9 @@ wheels: install  ## build the wheel beside this torch and the oldest supported o
 
 bench: install  ## compare every case of bench/ with torch on this machine, on one thread and on two
 	$(BIN)/python -m bench run --threads 1 2
+
+audit: install  ## what the Triton convolutions would cost a GPU, beside the committed table; needs no GPU
+	$(BIN)/python -m bench audit --check
 
 gpu:  ## on a GPU machine whose python3 holds torch: everything that needs the GPU (no venv, no network)
 	bash bench/gpu.sh

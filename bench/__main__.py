@@ -1,4 +1,4 @@
-"""``python -m bench [run | report | compare | bars | compiled | trainer]``."""
+"""``python -m bench [run | report | compare | bars | audit | compiled | trainer]``."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--threshold", type=float, default=0.1, metavar="SHARE", help="default: %(default)s")
     bars = commands.add_parser("bars", help="what the CPU kernels must reach, and whether they do")
     bars.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    audit = commands.add_parser("audit", help="what the Triton convolutions would cost a GPU; needs none")
+    audit.add_argument("--check", action="store_true", help="compare with the committed table; exit code 1 if worse")
+    audit.add_argument(
+        "--arch", nargs="+", type=int, choices=(80, 90, 100), default=(), metavar="SM", help="default: all"
+    )
+    audit.add_argument("--only", metavar="TEXT", default="", help="cases whose name contains TEXT")
+    audit.add_argument("--uncounted", action="store_true", help="compile only: minutes less")
     compiled = commands.add_parser("compiled", help="our networks under torch.compile beside themselves, on a CPU")
     compiled.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
     compiled.add_argument("--rounds", type=int, default=30, metavar="N", help="default: %(default)s")
@@ -113,6 +120,10 @@ def main(argv: Sequence[str]) -> int:
 
         print(bars.markdown(results.records_of(args.files)), end="")
         return 0
+    if args.command == "audit":
+        from bench.audit import main as audit_main
+
+        return audit_main(args.check, args.arch, args.only, args.uncounted)
     if args.command == "compiled":
         from bench.compiled import main as compiled_main
 

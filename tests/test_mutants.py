@@ -20,8 +20,8 @@ TESTS_FAILED = 1  # pytest's exit code; 2 to 5 mean that nothing was judged
 
 
 def _copy(folder: Path) -> None:
-    ignore = shutil.ignore_patterns("__pycache__", "*.so", "_build_info.py")
-    for name in ("fastgan", "tests"):
+    ignore = shutil.ignore_patterns("__pycache__", "*.so", "_build_info.py", "results")
+    for name in ("bench", "fastgan", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", folder)
 

@@ -10,7 +10,7 @@ import torch
 
 from fastgan import dispatch
 from fastgan.native import native_reason
-from fastgan.ops.conv_transpose2d import native, selection
+from fastgan.ops.conv_transpose2d import geometry, native, selection
 from tests.ops.test_native_conv import COLUMNS, DCGAN, OPS, Map, changed, meetings, random_map
 
 needs_native = pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
@@ -94,7 +94,7 @@ def test_meetings_are_counted_as_the_definition_has_them():
     for _ in range(200):
         map = random_map(rng)
         axis = (map.small[0], map.big[0], map.kernel[0], map.stride[0], map.padding[0], map.dilation[0])
-        assert selection._meetings(*axis) == sum(len(meetings(map, 0, k)[0]) for k in range(map.kernel[0]))
+        assert geometry.meetings(*axis) == sum(len(meetings(map, 0, k)[0]) for k in range(map.kernel[0]))
 
 
 @pytest.mark.parametrize(("name", "expected"), [(name, name in {

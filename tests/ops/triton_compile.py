@@ -2,7 +2,7 @@
 
 ``python -m tests.ops.triton_compile`` prints the table for all jobs; tests call :func:`compile_all`, which does that
 in a process of its own, because this one may have loaded the kernels for the interpreter. A new kernel is one entry in
-:data:`JOBS`.
+:data:`JOBS`. The convolutions' kernels are compiled by ``python -m bench audit``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 ARCHITECTURES = (80, 90, 100)
 BN = "fastgan.ops.batch_norm_act.triton_kernels:batch_norm_act_"
-CONV = "fastgan.ops.conv_transpose2d.triton_kernels:"
 BCE = "fastgan.ops.bce_with_logits.triton_kernels:bce_with_logits_"
 
 
@@ -153,34 +152,6 @@ def _bce_jobs(dtype: str, target: bool, weights: bool, elementwise: bool) -> Ite
     )  # fmt: skip
 
 
-def _convolution_jobs(dtype: str, precision: str, block_m: int, block_n: int, block_k: int) -> Iterator[Job]:
-    """The three maps at DCGAN's geometry (k4 s2 p1), channels_last."""
-    acc = "fp64" if dtype == "fp64" else "fp32"
-    constants: dict[str, Any] = {f"{name}_{axis}": n for name, n in (("STRIDE", 2), ("PAD", 1)) for axis in "HW"}
-    constants |= {"DILATION_H": 1, "DILATION_W": 1, "KH": 4, "KW": 4, "PRECISION": precision, "UPCAST": False}
-    constants |= {"ACC": f"tl.{_float(acc)}", "BLOCK_N": block_n, "BLOCK_K": block_k}
-    sizes = dict.fromkeys(("batch", "cs", "cb", "h", "w", "big_h", "big_w"), "i32:16")
-    tiles = {"m_tiles": "i32", "n_tiles": "i32"}
-    pointers = dict.fromkeys(("input_ptr", "weight_ptr", "bias_ptr", "output_ptr"), f"*{dtype}:16")
-    strides = {f"{t}_{a}": "i32:16" for t, axes in (("in", "nhw"), ("wt", "sbhw"), ("out", "nhw")) for a in axes}
-    image, unit = {**pointers, **sizes, **tiles, **strides}, {"in_c": 1, "out_c": 1, "BLOCK_M": block_m}
-    phases = {"GCD_H": 1, "GCD_W": 1, "INVERSE_H": 1, "INVERSE_W": 1, "groups": 1}
-    label = f"{dtype} {precision}"
-    yield Job(
-        f"{CONV}conv_transpose2d_kernel", {**image, "rows": "i32:16", "columns": "i32:16"},
-        {**constants, **unit, **phases}, label=label,
-    )  # fmt: skip
-    yield Job(f"{CONV}conv2d_kernel", image, {**constants, **unit}, label=label)
-    del sizes["batch"]
-    pointers = {"small_ptr": f"*{dtype}:16", "big_ptr": f"*{dtype}:16", "partial_ptr": f"*{acc}:16"}
-    strides = {f"{t}_{a}": "i32:16" for t in ("sm", "bg") for a in "nhw"}
-    sizes |= {"pixels": "i32:16", "per_split": "i32:16"}
-    yield Job(
-        f"{CONV}conv2d_weight_kernel", {**pointers, **sizes, **tiles, **strides},
-        {**constants, "groups": 1, "sm_c": 1, "bg_c": 1, "BLOCK_M": 64}, label=label,
-    )  # fmt: skip
-
-
 def _float(name: str) -> str:
     return {"fp32": "float32", "fp64": "float64"}[name]
 
@@ -192,7 +163,7 @@ def _smallest(job: Job) -> Job:
         "bias_ptr",
         "running_mean_ptr",
         "running_var_ptr",
-        *(() if job.fn.startswith(CONV) else ("weight_ptr",)),
+        "weight_ptr",
     )
     absent = {name: None for name in job.signature if name in optional}
     signature = {name: ty for name, ty in job.signature.items() if name not in ones | absent}
@@ -205,9 +176,6 @@ _SAMPLE: list[Job] = [
     *_batch_norm_jobs("fp32", nhwc=False, activation=2),
     *_batch_norm_jobs("fp64", nhwc=True, activation=0),
     *_batch_norm_finish_jobs("bf16"),
-    *_convolution_jobs("bf16", "ieee", block_m=128, block_n=64, block_k=32),
-    *_convolution_jobs("fp32", "tf32", block_m=64, block_n=64, block_k=16),
-    *_convolution_jobs("fp32", "ieee", block_m=64, block_n=32, block_k=16),
     *_bce_jobs("bf16", target=False, weights=False, elementwise=False),
     *_bce_jobs("fp32", target=True, weights=True, elementwise=True),
     *_bce_jobs("fp64", target=True, weights=False, elementwise=False),

@@ -53,13 +53,15 @@ def _reference_weight(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair,
     return output.contiguous(memory_format=output_memory_format(small, big))
 
 
-def _triton(name: str) -> Any:
+def _triton(name: str, activated: bool = False) -> Any:
     def run(first: torch.Tensor, second: torch.Tensor, *rest: Any) -> torch.Tensor:
         # imported on first use: Triton must see TRITON_INTERPRET before its kernels exist, and importing it is slow
         from fastgan.ops.conv_transpose2d import triton_launch
 
-        *head, stride, padding, dilation, groups = rest
-        return getattr(triton_launch, name)(first, second, *head, _pairs(stride, padding, dilation, groups))
+        count = 2 if activated else 0
+        *head, stride, padding, dilation, groups = rest[: len(rest) - count]
+        geometry = _pairs(stride, padding, dilation, groups)
+        return getattr(triton_launch, name)(first, second, *head, geometry, *rest[len(rest) - count :])
 
     return run
 
@@ -128,7 +130,7 @@ def _define_activated(name: str, channels: Any, run_native: Any, run_reference: 
                 auto_on=frozenset({"cpu"}),
                 pays=_of_linear(functools.partial(native.pays, name)),
             ),
-            Backend("triton", _then_activation(_triton(name)), _triton_supports),
+            Backend("triton", _triton(name, activated=True), _triton_supports),
             Backend("reference", _then_activation(run_reference), always),
         ],
         batching.activated_rule(name),

@@ -281,6 +281,15 @@ def _check_same(padding: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"Invalid padding string: {padding!r}, expected {names}, an int or a pair of ints")
 
 
+def meetings(small: int, big: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """How many pairs of a pixel and a tap lie inside the image, along one axis."""
+    count = 0
+    for k in range(kernel):
+        shift = k * dilation - padding  # pixel i meets i * stride + shift
+        count += max(min(small - 1, (big - 1 - shift) // stride) - max(0, -(shift // stride)) + 1, 0)
+    return count
+
+
 def output_memory_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
     """torch's rule: channels_last when either operand is, contiguous otherwise."""
     for tensor in (input, weight):

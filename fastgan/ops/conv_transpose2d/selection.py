@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from fastgan.ops.conv_transpose2d.geometry import meetings
+
 Pair = tuple[int, ...]
 Terms = tuple[float, ...]
 
@@ -41,15 +43,6 @@ class Call(NamedTuple):
 
 def _up(value: int, step: int) -> int:
     return -(-value // step) * step
-
-
-def _meetings(small: int, big: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """How many pairs of a pixel and a tap lie inside the image, along one axis."""
-    count = 0
-    for k in range(kernel):
-        shift = k * dilation - padding  # pixel i meets i * stride + shift
-        count += max(min(small - 1, (big - 1 - shift) // stride) - max(0, -(shift // stride)) + 1, 0)
-    return count
 
 
 def _stamps_fit(call: Call) -> bool:
@@ -136,7 +129,7 @@ def native_terms(call: Call) -> tuple[str, Terms]:
         met *= 36 * _up(call.small[0], 2) * _up(call.small[1], 2) // 4
     else:
         for axis in zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True):
-            met *= _meetings(*axis)
+            met *= meetings(*axis)
     if call.op == "conv2d_weight":
         rows, panels = _up(cs, _ROWS) // _ROWS, _up(cb, _LANES) // _LANES
         packed = images * (pixels * rows * _ROWS + big_pixels * panels * _LANES)
@@ -182,7 +175,7 @@ def _useful(call: Call, all_taps: bool) -> int:
     if all_taps:
         return count * call.small[0] * call.small[1] * call.kernel[0] * call.kernel[1]
     for axis in zip(call.small, call.big, call.kernel, call.stride, call.padding, call.dilation, strict=True):
-        count *= _meetings(*axis)
+        count *= meetings(*axis)
     return count
 
 

@@ -2,25 +2,21 @@
 
 Notation, per group: CS channels of the small image [N, groups * CS, h, w], CB of the big one [N, groups * CB, H, W];
 the weight is [groups * CS, CB, KH, KW]; small pixel i and tap k meet big pixel o = i * STRIDE - PAD + k * DILATION.
-Tensors have any strides; sums run in ACC (float32, or float64 for float64); offsets are 64-bit. UPCAST is for the
-interpreter, whose 16-bit arithmetic is not the GPU's.
-"""
+Tensors have any strides; sums run in ACC (float32, or float64 for float64); OFFSET is the type of offsets, int64 only
+where a tensor needs it. UPCAST is for the interpreter, whose 16-bit arithmetic is not the GPU's.
+
+A sum may be split among programs (``splits``): each writes its part to a copy of the output of its own, in ACC, and
+``finish_kernel`` adds them in a fixed order. No atomics: repeats are bit-equal.
+
+Pixels are counted image by image *within* a place: row m of a tile is place m // batch of image m % batch. So a tile
+has few places, and of the taps only those run that meet the image at one of them: none that lies outside, where the
+batch is a multiple of the tile."""
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _first_tap(phase, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr, K: tl.constexpr,
-               GCD: tl.constexpr, INVERSE: tl.constexpr):  # fmt: skip
-    """Taps that meet output pixels o = q * STRIDE + phase are first, first + STRIDE / GCD, ...: returns (first, how
-    many, small pixel that meets q = 0 at the first one); each later tap meets the small pixel DILATION / GCD before."""
-    reach = phase + PAD
-    period: tl.constexpr = STRIDE // GCD
-    first = (reach // GCD * INVERSE) % period
-    count = (K - first + period - 1) // period
-    count = tl.where((reach % GCD == 0) & (first < K), count, 0)
-    return first, count, (reach - first * DILATION) // STRIDE
+from fastgan.ops.common.triton_epilogue import finished, rounded
+from fastgan.ops.conv_transpose2d.triton_taps import first_tap, next_step, places, split_steps, taps_down, taps_up
 
 
 @triton.jit
@@ -28,15 +24,15 @@ def conv_transpose2d_kernel(
     input_ptr,  # [N, groups * CS, h, w]
     weight_ptr,  # [groups * CS, CB, KH, KW]
     bias_ptr,  # [groups * CB] or None
-    output_ptr,  # [N, groups * CB, H, W]
-    batch, cs, cb, h, w, big_h, big_w, rows, columns, m_tiles, n_tiles, groups,
+    output_ptr,  # [N, groups * CB, H, W], or splits of it one after the other in ACC
+    negative_slope: tl.float64, batch, cs, cb, h, w, big_h, big_w, rows, columns, m_tiles, n_tiles, groups, splits,
     in_n, in_c, in_h, in_w,
     wt_s, wt_b, wt_h, wt_w,
-    out_n, out_c, out_h, out_w,
+    out_split, out_n, out_c, out_h, out_w,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     GCD_H: tl.constexpr, GCD_W: tl.constexpr, INVERSE_H: tl.constexpr, INVERSE_W: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, OFFSET: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M output pixels of one phase x BLOCK_N output channels of one group. rows x columns is the
@@ -46,49 +42,57 @@ def conv_transpose2d_kernel(
     pid = pid // m_tiles
     n_tile = pid % n_tiles
     pid = pid // n_tiles
-    group = (pid % groups).to(tl.int64)
-    phase = pid // groups
+    group = (pid % groups).to(OFFSET)
+    pid = pid // groups
+    phase = pid % (STRIDE_H * STRIDE_W)
+    split = pid // (STRIDE_H * STRIDE_W)
     phase_h, phase_w = phase // STRIDE_W, phase % STRIDE_W
 
-    m = m_tile.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    q_w = m % columns
-    q_h = m // columns % rows
-    n = m // columns // rows
+    start = m_tile.to(OFFSET) * BLOCK_M
+    m = start + tl.arange(0, BLOCK_M)
+    n, place = m % batch, m // batch
+    q_h, q_w = place // columns, place % columns
     o_h, o_w = q_h * STRIDE_H + phase_h, q_w * STRIDE_W + phase_w
-    pixel = (n < batch) & (o_h < big_h) & (o_w < big_w)
+    pixel = (q_h < rows) & (o_h < big_h) & (o_w < big_w)
     channel = n_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
 
-    first_h, count_h, base_h = _first_tap(phase_h, STRIDE_H, PAD_H, DILATION_H, KH, GCD_H, INVERSE_H)
-    first_w, count_w, base_w = _first_tap(phase_w, STRIDE_W, PAD_W, DILATION_W, KW, GCD_W, INVERSE_W)
-    k_tiles = tl.cdiv(cs, BLOCK_K)
+    first_h, count_h, base_h = first_tap(phase_h, STRIDE_H, PAD_H, DILATION_H, KH, GCD_H, INVERSE_H)
+    first_w, count_w, base_w = first_tap(phase_w, STRIDE_W, PAD_W, DILATION_W, KW, GCD_W, INVERSE_W)
+    low_h, high_h, low_w, high_w = places(start, BLOCK_M, batch, rows, columns)
+    skip_h, count_h = taps_down(low_h + base_h, high_h + base_h, h, count_h, DILATION_H // GCD_H)
+    skip_w, count_w = taps_down(low_w + base_w, high_w + base_w, w, count_w, DILATION_W // GCD_W)
+    count_h, count_w, skip_w = count_h.to(tl.int32), count_w.to(tl.int32), skip_w.to(tl.int32)
+    first, end, tap, tile = split_steps(split, splits, count_h * count_w, tl.cdiv(cs, BLOCK_K))
+    tap_h, tap_w = skip_h.to(tl.int32) + tap // tl.maximum(count_w, 1), skip_w + tap % tl.maximum(count_w, 1)
+    source = tile * BLOCK_K
+
+    i_h, i_w = q_h + base_h, q_w + base_w  # at tap 0; tap t lies t * DILATION / GCD before
+    a_ptr = input_ptr + (n * in_n + i_h * in_h + i_w * in_w)[:, None] + ((group * cs + k) * in_c)[None, :]
+    b_ptr = weight_ptr + ((group * cs + k) * wt_s)[:, None] + (channel.to(OFFSET) * wt_b)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
-    for step in range(count_h * count_w * k_tiles):
-        tap = step // k_tiles
-        tap_h, tap_w = tap // count_w, tap % count_w
-        i_h = q_h + base_h - tap_h * (DILATION_H // GCD_H)
-        i_w = q_w + base_w - tap_w * (DILATION_W // GCD_W)
-        source = step % k_tiles * BLOCK_K + k
-        inside = pixel & (i_h >= 0) & (i_h < h) & (i_w >= 0) & (i_w < w)
+    for _ in range(first, end):
+        back_h, back_w = tap_h * (DILATION_H // GCD_H), tap_w * (DILATION_W // GCD_W)
+        inside = pixel & (i_h >= back_h) & (i_h - back_h < h) & (i_w >= back_w) & (i_w - back_w < w)
+        left = cs - source
         a = tl.load(
-            input_ptr + (n * in_n + i_h * in_h + i_w * in_w)[:, None] + ((group * cs + source) * in_c)[None, :],
-            mask=inside[:, None] & (source < cs)[None, :], other=0.0,
+            a_ptr + (source.to(OFFSET) * in_c - back_h.to(OFFSET) * in_h - back_w.to(OFFSET) * in_w),
+            mask=inside[:, None] & (k < left)[None, :], other=0.0,
         )  # fmt: skip
-        k_h = (first_h + tap_h * (STRIDE_H // GCD_H)).to(tl.int64)
-        k_w = (first_w + tap_w * (STRIDE_W // GCD_W)).to(tl.int64)
+        k_h, k_w = first_h + tap_h * (STRIDE_H // GCD_H), first_w + tap_w * (STRIDE_W // GCD_W)
         b = tl.load(
-            weight_ptr + k_h * wt_h + k_w * wt_w
-            + ((group * cs + source) * wt_s)[:, None] + (channel.to(tl.int64) * wt_b)[None, :],
-            mask=(source < cs)[:, None] & (channel < cb)[None, :], other=0.0,
+            b_ptr + (source.to(OFFSET) * wt_s + k_h.to(OFFSET) * wt_h + k_w.to(OFFSET) * wt_w),
+            mask=(k < left)[:, None] & (channel < cb)[None, :], other=0.0,
         )  # fmt: skip
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + group * cb + channel, mask=channel < cb, other=0.0).to(ACC)[None, :]
+        source, tap_h, tap_w = next_step(source, cs, tap_h, tap_w, skip_w, count_w, BLOCK_K)
+    acc = finished(acc, bias_ptr, group * cb + channel, (group + 1) * cb, negative_slope, ACTIVATION)
+    to = (n * out_n + o_h * out_h + o_w * out_w)[:, None] + ((group * cb + channel) * out_c)[None, :]
     tl.store(
-        output_ptr + (n * out_n + o_h * out_h + o_w * out_w)[:, None] + ((group * cb + channel) * out_c)[None, :],
-        acc.to(output_ptr.dtype.element_ty), mask=pixel[:, None] & (channel < cb)[None, :],
+        output_ptr + split.to(OFFSET) * out_split + to, rounded(acc, output_ptr, UPCAST),
+        mask=pixel[:, None] & (channel < cb)[None, :],
     )  # fmt: skip
 
 
@@ -97,14 +101,14 @@ def conv2d_kernel(
     input_ptr,  # [N, groups * CB, H, W]
     weight_ptr,  # [groups * CS, CB, KH, KW]
     bias_ptr,  # [groups * CS] or None
-    output_ptr,  # [N, groups * CS, h, w]
-    batch, cs, cb, h, w, big_h, big_w, m_tiles, n_tiles,
+    output_ptr,  # [N, groups * CS, h, w], or splits of it one after the other in ACC
+    negative_slope: tl.float64, batch, cs, cb, h, w, big_h, big_w, m_tiles, n_tiles, groups, splits,
     in_n, in_c, in_h, in_w,
     wt_s, wt_b, wt_h, wt_w,
-    out_n, out_c, out_h, out_w,
+    out_split, out_n, out_c, out_h, out_w,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    ACTIVATION: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, OFFSET: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M output pixels x BLOCK_N output channels of one group."""
@@ -112,41 +116,51 @@ def conv2d_kernel(
     m_tile = pid % m_tiles
     pid = pid // m_tiles
     n_tile = pid % n_tiles
-    group = (pid // n_tiles).to(tl.int64)
+    pid = pid // n_tiles
+    group = (pid % groups).to(OFFSET)
+    split = pid // groups
 
-    m = m_tile.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    i_w = m % w
-    i_h = m // w % h
-    n = m // w // h
+    start = m_tile.to(OFFSET) * BLOCK_M
+    m = start + tl.arange(0, BLOCK_M)
+    n, place = m % batch, m // batch
+    i_h, i_w = place // w, place % w
+    pixel = i_h < h
     channel = n_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
 
-    k_tiles = tl.cdiv(cb, BLOCK_K)
+    low_h, high_h, low_w, high_w = places(start, BLOCK_M, batch, h, w)
+    skip_h, count_h = taps_up(low_h * STRIDE_H - PAD_H, high_h * STRIDE_H - PAD_H, big_h, KH, DILATION_H)
+    skip_w, count_w = taps_up(low_w * STRIDE_W - PAD_W, high_w * STRIDE_W - PAD_W, big_w, KW, DILATION_W)
+    count_h, count_w, skip_w = count_h.to(tl.int32), count_w.to(tl.int32), skip_w.to(tl.int32)
+    first, end, tap, tile = split_steps(split, splits, count_h * count_w, tl.cdiv(cb, BLOCK_K))
+    k_h, k_w = skip_h.to(tl.int32) + tap // tl.maximum(count_w, 1), skip_w + tap % tl.maximum(count_w, 1)
+    source = tile * BLOCK_K
+
+    o_h, o_w = i_h * STRIDE_H - PAD_H, i_w * STRIDE_W - PAD_W  # at tap 0
+    a_ptr = input_ptr + (n * in_n + o_h * in_h + o_w * in_w)[:, None] + ((group * cb + k) * in_c)[None, :]
+    b_ptr = weight_ptr + (k.to(OFFSET) * wt_b)[:, None] + ((group * cs + channel) * wt_s)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
-    for step in range(KH * KW * k_tiles):
-        tap = (step // k_tiles).to(tl.int64)
-        k_h, k_w = tap // KW, tap % KW
-        o_h = i_h * STRIDE_H - PAD_H + k_h * DILATION_H
-        o_w = i_w * STRIDE_W - PAD_W + k_w * DILATION_W
-        source = step % k_tiles * BLOCK_K + k
-        inside = (n < batch) & (o_h >= 0) & (o_h < big_h) & (o_w >= 0) & (o_w < big_w)
+    for _ in range(first, end):
+        on_h, on_w = k_h * DILATION_H, k_w * DILATION_W
+        inside = pixel & (o_h + on_h >= 0) & (o_h + on_h < big_h) & (o_w + on_w >= 0) & (o_w + on_w < big_w)
+        left = cb - source
         a = tl.load(
-            input_ptr + (n * in_n + o_h * in_h + o_w * in_w)[:, None] + ((group * cb + source) * in_c)[None, :],
-            mask=inside[:, None] & (source < cb)[None, :], other=0.0,
+            a_ptr + (source.to(OFFSET) * in_c + on_h.to(OFFSET) * in_h + on_w.to(OFFSET) * in_w),
+            mask=inside[:, None] & (k < left)[None, :], other=0.0,
         )  # fmt: skip
         b = tl.load(
-            weight_ptr + k_h * wt_h + k_w * wt_w
-            + (source.to(tl.int64) * wt_b)[:, None] + ((group * cs + channel) * wt_s)[None, :],
-            mask=(source < cb)[:, None] & (channel < cs)[None, :], other=0.0,
+            b_ptr + (source.to(OFFSET) * wt_b + k_h.to(OFFSET) * wt_h + k_w.to(OFFSET) * wt_w),
+            mask=(k < left)[:, None] & (channel < cs)[None, :], other=0.0,
         )  # fmt: skip
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + group * cs + channel, mask=channel < cs, other=0.0).to(ACC)[None, :]
+        source, k_h, k_w = next_step(source, cb, k_h, k_w, skip_w, count_w, BLOCK_K)
+    acc = finished(acc, bias_ptr, group * cs + channel, (group + 1) * cs, negative_slope, ACTIVATION)
+    to = (n * out_n + i_h * out_h + i_w * out_w)[:, None] + ((group * cs + channel) * out_c)[None, :]
     tl.store(
-        output_ptr + (n * out_n + i_h * out_h + i_w * out_w)[:, None] + ((group * cs + channel) * out_c)[None, :],
-        acc.to(output_ptr.dtype.element_ty), mask=(n < batch)[:, None] & (channel < cs)[None, :],
+        output_ptr + split.to(OFFSET) * out_split + to, rounded(acc, output_ptr, UPCAST),
+        mask=pixel[:, None] & (channel < cs)[None, :],
     )  # fmt: skip
 
 
@@ -154,17 +168,18 @@ def conv2d_kernel(
 def conv2d_weight_kernel(
     small_ptr,  # [N, groups * CS, h, w]
     big_ptr,  # [N, groups * CB, H, W]
-    partial_ptr,  # [splits, groups * CS, CB, KH, KW] of ACC, contiguous
-    pixels, cs, cb, h, w, big_h, big_w, m_tiles, n_tiles, groups, per_split,
+    output_ptr,  # [groups * CS, CB, KH, KW], or splits of it one after the other in ACC
+    batch, cs, cb, h, w, big_h, big_w, m_tiles, n_tiles, groups, splits,
     sm_n, sm_c, sm_h, sm_w,
     bg_n, bg_c, bg_h, bg_w,
+    out_split, out_s, out_b, out_h, out_w,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    ONE_PLACE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, OFFSET: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK_M x BLOCK_N channels of one tap of one group, summed over the pixels of one split; the splits
-    are added up in a fixed order afterwards (no atomics). per_split is a multiple of BLOCK_K."""
+    """One program: BLOCK_M x BLOCK_N channels of one tap of one group, summed over one split of the pixels that meet
+    the big image through the tap. ONE_PLACE: BLOCK_K divides the batch, so all pixels of a step are at one place."""
     pid = tl.program_id(0)
     m_tile = pid % m_tiles
     pid = pid // m_tiles
@@ -172,37 +187,43 @@ def conv2d_weight_kernel(
     pid = pid // n_tiles
     tap = pid % (KH * KW)
     pid = pid // (KH * KW)
-    group = (pid % groups).to(tl.int64)
-    split = (pid // groups).to(tl.int64)
+    group = (pid % groups).to(OFFSET)
+    split = (pid // groups).to(OFFSET)
     k_h, k_w = tap // KW, tap % KW
 
     s_channel = m_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     b_channel = n_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
+    shift_h, shift_w = k_h * DILATION_H - PAD_H, k_w * DILATION_W - PAD_W  # small pixel 0 meets this big one
+    first_h, rows = taps_up(shift_h, shift_h, big_h, h, STRIDE_H)
+    first_w, columns = taps_up(shift_w, shift_w, big_w, w, STRIDE_W)
+    pixels = rows.to(OFFSET) * columns * batch
+    per_split = tl.cdiv(tl.cdiv(pixels, BLOCK_K), splits) * BLOCK_K
     start = split * per_split
-    for offset in range(0, per_split, BLOCK_K):
-        pixel = start + offset + k
-        i_w = pixel % w
-        i_h = pixel // w % h
-        n = pixel // w // h
-        o_h = i_h * STRIDE_H - PAD_H + k_h * DILATION_H
-        o_w = i_w * STRIDE_W - PAD_W + k_w * DILATION_W
-        inside = (pixel < pixels) & (o_h >= 0) & (o_h < big_h) & (o_w >= 0) & (o_w < big_w)
-        # a pixel whose partner lies outside the image contributes nothing, not NaN * 0: both sides are masked
+    a_ptr = small_ptr + ((group * cs + s_channel) * sm_c)[:, None]
+    b_ptr = big_ptr + ((group * cb + b_channel) * bg_c)[None, :]
+    for offset in range(start, tl.minimum(start + per_split, pixels), BLOCK_K):
+        inside = k < pixels - offset
+        if ONE_PLACE:
+            n, place = offset % batch + k, offset // batch
+        else:
+            n, place = (offset + k) % batch, (offset + k) // batch
+        i_h, i_w = first_h + place // columns, first_w + place % columns
+        o_h, o_w = i_h * STRIDE_H + shift_h, i_w * STRIDE_W + shift_w
         a = tl.load(
-            small_ptr + ((group * cs + s_channel) * sm_c)[:, None] + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :],
+            a_ptr + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :],
             mask=(s_channel < cs)[:, None] & inside[None, :], other=0.0,
         )  # fmt: skip
         b = tl.load(
-            big_ptr + (n * bg_n + o_h * bg_h + o_w * bg_w)[:, None] + ((group * cb + b_channel) * bg_c)[None, :],
+            b_ptr + (n * bg_n + o_h * bg_h + o_w * bg_w)[:, None],
             mask=inside[:, None] & (b_channel < cb)[None, :], other=0.0,
         )  # fmt: skip
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
-    row = (split * groups + group) * cs + s_channel
+    to = ((group * cs + s_channel) * out_s)[:, None] + (b_channel.to(OFFSET) * out_b)[None, :]
     tl.store(
-        partial_ptr + (((row[:, None] * cb) + b_channel[None, :]) * KH + k_h) * KW + k_w,
-        acc, mask=(s_channel < cs)[:, None] & (b_channel < cb)[None, :],
+        output_ptr + split * out_split + k_h.to(OFFSET) * out_h + k_w.to(OFFSET) * out_w + to,
+        rounded(acc, output_ptr, UPCAST), mask=(s_channel < cs)[:, None] & (b_channel < cb)[None, :],
     )  # fmt: skip

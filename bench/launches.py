@@ -1,0 +1,138 @@
+"""The launches that the audit looks at: which layers, and what the launcher makes of them on a GPU that need not be
+here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fastgan.ops.common.activation import Activation
+from fastgan.ops.conv_transpose2d import triton_tiles as tiles
+from fastgan.ops.conv_transpose2d.geometry import Geometry
+
+OPS = ("conv_transpose2d", "conv2d", "conv2d_weight")
+#: What the launcher takes a GPU of each architecture for: an A100, an H100, a B200.
+MACHINES = {
+    80: tiles.Machine(8, 108, 163 << 10),
+    90: tiles.Machine(),
+    100: tiles.Machine(10, 148, 227 << 10),
+}
+#: DCGAN's: (small image's channels, big one's, small one's side); k4 s2 p1.
+LAYERS = ((512, 256, 2), (256, 128, 4), (128, 64, 8), (64, 3, 16))
+_DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of the maps between a small image of ``size`` squared with ``cs`` channels and a big one of twice the side
+    with ``cb``, k4 s2 p1; the image maps also with an ``epilogue``, which is a bias and LeakyReLU."""
+
+    op: str
+    cs: int
+    cb: int
+    size: int
+    batch: int = 128
+    dtype: str = "bf16"
+    nhwc: bool = True
+    epilogue: bool = False
+
+    @property
+    def name(self) -> str:
+        sides = f"{self.size}x{self.size}→{2 * self.size}x{2 * self.size}"
+        end = " with bias and activation" if self.epilogue else ""
+        kind = f"{self.dtype} {'NHWC' if self.nhwc else 'NCHW'}"
+        return f"{self.op} {self.cs}→{self.cb}, {sides}, {kind}, batch {self.batch}{end}"
+
+    @property
+    def itemsize(self) -> int:
+        return _DTYPES[self.dtype].itemsize
+
+    @property
+    def few(self) -> bool:
+        """Whether taps and channels are columns of one product because the channels are few."""
+        return self.cb <= 8
+
+
+#: Those whose work is counted, and those that are only compiled: other batches, types and layouts, and sizes of 1, of
+#: which Triton makes constants.
+COUNTED = tuple(Case(op, *layer) for layer in LAYERS for op in OPS)
+COMPILED = (
+    *(Case(op, *layer, batch=1024) for layer in LAYERS for op in OPS),
+    *(Case(op, *layer, dtype=name) for name in ("fp16", "fp32", "tf32", "fp64") for layer in LAYERS[::3] for op in OPS),
+    *(
+        Case(op, *layer, dtype=name, epilogue=True)
+        for name in ("bf16", "fp16", "fp32")
+        for layer in LAYERS[::3]
+        for op in OPS[:2]
+    ),
+    *(Case(op, *layer, nhwc=False) for layer in LAYERS[::3] for op in OPS),
+    *(Case(op, 1, 16, 1, batch=1, dtype="fp32") for op in OPS),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel, its grid, and its arguments and options by name."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+
+
+def operands(case: Case, device: str) -> tuple[Any, ...]:
+    """The launcher's arguments."""
+    geometry = Geometry((2, 2), (1, 1), (1, 1), 1)
+    form = torch.channels_last if case.nhwc else torch.contiguous_format
+
+    def tensor(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=_DTYPES[case.dtype], device=device).contiguous(memory_format=form)
+
+    small = tensor(case.batch, case.cs, case.size, case.size)
+    big = tensor(case.batch, case.cb, 2 * case.size, 2 * case.size)
+    if case.op == "conv2d_weight":
+        return small, big, (4, 4), geometry
+    source, to = (small, big) if case.op == "conv_transpose2d" else (big, small)
+    bias = torch.empty(to.shape[1], dtype=to.dtype, device=device) if case.epilogue else None
+    activation = Activation.LEAKY_RELU if case.epilogue else Activation.NONE
+    return source, tensor(case.cs, case.cb, 4, 4), bias, tuple(to.shape[2:]), geometry, activation, 0.2
+
+
+def run(case: Case, device: str) -> None:
+    """Calls the launcher."""
+    from fastgan.ops.conv_transpose2d import triton_launch
+
+    convolution = torch.backends.cudnn.conv
+    before = convolution.fp32_precision
+    convolution.fp32_precision = "tf32" if case.dtype == "tf32" else "ieee"
+    try:
+        getattr(triton_launch, case.op)(*operands(case, device))
+    finally:
+        convolution.fp32_precision = before
+
+
+def recorded(case: Case, arch: int) -> list[Launch]:
+    """What the launcher launches on a GPU of this architecture; only in a process that does not interpret."""
+    from triton.runtime.jit import JITFunction
+
+    from fastgan.ops.conv_transpose2d import triton_launch
+
+    launches = []
+
+    def record(kernel: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
+        launches.append(Launch(kernel, grid, dict(zip(kernel.arg_names, args, strict=False)) | options))
+
+    real, machine = JITFunction.run, triton_launch._machine
+    JITFunction.run, triton_launch._machine = record, lambda _: MACHINES[arch]
+    try:
+        run(case, "meta")
+    finally:
+        JITFunction.run, triton_launch._machine = real, machine
+    return launches

@@ -1,0 +1,108 @@
+"""What a Triton kernel becomes on a GPU that need not be here: registers, spills, matrix instructions, width of
+loads."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Registers, bytes of shared memory (and what the driver takes of them per block), warps and blocks of a
+#: multiprocessor.
+REGISTERS, WARPS, BLOCKS, RESERVED = 65536, 64, 32, 1024
+SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}
+
+
+@dataclass(frozen=True)
+class Code:
+    """``shared`` in bytes a block, ``spills`` in bytes a thread, ``instruction`` the kind of matrix product or "none",
+    ``wide`` the share of the loads from global memory that take 16 bytes a thread."""
+
+    registers: int
+    spills: int
+    shared: int
+    warps: int
+    instruction: str
+    wide: float
+
+
+def compiled(kernel: Any, arguments: dict[str, Any], arch: int) -> Code:
+    """The kernel as a launch with these arguments would compile it; only in a process that does not interpret.
+
+    Args:
+        arguments: by name; tensors may be on no device, and are taken to be aligned.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types, constants, divisible = {}, {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        value = arguments[name]
+        parameter = kernel.params[index]
+        constant = parameter.is_constexpr or value is None or value is True or value is False
+        if constant or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
+            types[name], constants[name] = "constexpr", value
+            continue
+        types[name] = _type(value)
+        aligned = not isinstance(value, int | float) or (isinstance(value, int) and value % 16 == 0)
+        if aligned and not parameter.do_not_specialize:
+            divisible[(index,)] = [["tt.divisibility", 16]]
+    options = {key: arguments[key] for key in ("num_warps", "num_stages") if key in arguments}
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=divisible)
+    result = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    registers, spills, listing = disassembled(result.asm["cubin"], Path(triton.__file__).parent)
+    instruction, wide = read_listing(listing)
+    return Code(registers, spills, result.metadata.shared, result.metadata.num_warps, instruction, wide)
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, int):
+        return "i32" if abs(value) < 1 << 31 else "i64"
+    if isinstance(value, float):
+        return "fp64"  # the kernels say so of their float arguments
+    import torch
+
+    names = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
+    return "*" + names[value.dtype]
+
+
+def disassembled(cubin: bytes, triton_folder: Path) -> tuple[int, int, str]:
+    """(registers, bytes of stack, listing) of a kernel without local arrays, whose stack is spilled registers."""
+    tool = triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage, listing = (
+            subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
+            for option in ("--dump-resource-usage", "-sass")
+        )
+    registers, stack, local = (re.search(rf"{key}:(\d+)", usage) for key in ("REG", "STACK", "LOCAL"))
+    assert registers and stack and local, usage
+    return int(registers[1]), int(stack[1]) + int(local[1]), listing
+
+
+def read_listing(listing: str) -> tuple[str, float]:
+    """(kind of matrix product, share of global loads of 16 bytes) of a listing of machine code."""
+    found = Counter(re.findall(r"\b(?:HGMMA|UTCHMMA|UTCQMMA|HMMA|DMMA|FFMA)\b", listing))
+    instruction = next((kind for kind in ("UTCHMMA", "HGMMA", "HMMA", "DMMA", "FFMA") if found[kind]), "none")
+    loads = [match.split(".") for match in re.findall(r"\b(?:LDG|LDGSTS)(?:\.\w+)+", listing)]
+    wide = sum("128" in parts for parts in loads) + len(re.findall(r"\bUTMALDG\b", listing))
+    count = len(loads) + len(re.findall(r"\bUTMALDG\b", listing))
+    return instruction, wide / count if count else 1.0
+
+
+def occupancy(code: Code, arch: int) -> float:
+    """Share of a multiprocessor's warps that are resident (CUDA's occupancy calculation)."""
+    per_warp = -(-code.registers * 32 // 256) * 256
+    blocks = min(
+        REGISTERS // (per_warp * code.warps),
+        SHARED[arch] // (code.shared + RESERVED),
+        WARPS // code.warps,
+        BLOCKS,
+    )
+    return blocks * code.warps / WARPS

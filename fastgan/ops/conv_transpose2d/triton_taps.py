@@ -1,0 +1,63 @@
+"""Which taps a tile of pixels meets, and the order in which the implicit GEMMs take them."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def first_tap(phase, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr, K: tl.constexpr,
+               GCD: tl.constexpr, INVERSE: tl.constexpr):  # fmt: skip
+    """Taps that meet output pixels o = q * STRIDE + phase are first, first + STRIDE / GCD, ...: returns (first, how
+    many, small pixel that meets q = 0 at the first one); each later tap meets the small pixel DILATION / GCD before."""
+    reach = phase + PAD
+    period: tl.constexpr = STRIDE // GCD
+    first = (reach // GCD * INVERSE) % period
+    count = (K - first + period - 1) // period
+    count = tl.where((reach % GCD == 0) & (first < K), count, 0)
+    return first, count, (reach - first * DILATION) // STRIDE
+
+
+@triton.jit
+def places(first, count, batch, rows, columns):
+    """(lowest, highest) row and column of the places that pixels first, ..., first + count - 1 have."""
+    low, high = first // batch, tl.minimum((first + count - 1) // batch, rows * columns - 1)
+    low_h, high_h = low // columns, high // columns
+    low_w = tl.where(low_h == high_h, low % columns, 0)
+    high_w = tl.where(low_h == high_h, high % columns, columns - 1)
+    return low_h, high_h, low_w, high_w
+
+
+@triton.jit
+def taps_down(low, high, size, count, STEP: tl.constexpr):
+    """(first, how many) of the taps t < count for which some x - t * STEP with low <= x <= high is in [0, size)."""
+    first = tl.maximum(low - size + STEP, 0) // STEP
+    end = tl.minimum(tl.maximum(high + STEP, 0) // STEP, count)
+    return first, tl.maximum(end - first, 0)
+
+
+@triton.jit
+def taps_up(low, high, size, count, STEP: tl.constexpr):
+    """The same for x + t * STEP."""
+    first = tl.maximum(STEP - 1 - high, 0) // STEP
+    end = tl.minimum(tl.maximum(size - low + STEP - 1, 0) // STEP, count)
+    return first, tl.maximum(end - first, 0)
+
+
+@triton.jit
+def split_steps(split, splits, taps, k_tiles):
+    """(first step, end) of this split of taps * k_tiles steps, and the (tap, tile of channels) of the first one."""
+    steps = taps * k_tiles
+    each = tl.cdiv(steps, splits)
+    first = tl.minimum(split * each, steps)
+    return first, tl.minimum(first + each, steps), first // k_tiles, first % k_tiles
+
+
+@triton.jit
+def next_step(source, channels, tap_h, tap_w, skip_w, count_w, BLOCK_K: tl.constexpr):
+    """(channels, tap row, tap column) of the step after: all channels of a tap, then the next tap."""
+    source += BLOCK_K
+    over = source >= channels
+    source = tl.where(over, 0, source)
+    tap_w += over.to(tl.int32)
+    over = tap_w >= skip_w + count_w
+    return source, tap_h + over.to(tl.int32), tl.where(over, skip_w, tap_w)

@@ -1,0 +1,223 @@
+"""The Triton convolutions in every configuration that is shipped, in hostile surroundings: programs in random order,
+outputs that start as NaN, guard bands around them. Values, gradients and layouts of the ops:
+test_conv_transpose2d.py."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastgan
+from fastgan import functional
+from fastgan.ops.conv_transpose2d import autograd
+from fastgan.ops.conv_transpose2d import triton_tiles as tiles
+from fastgan.ops.conv_transpose2d.geometry import Geometry
+from tests.checks import assert_exact, backend_reason
+from tests.ops.cases import Conv, conv_functions, directions, integers, interpreter_overflows, with_gradients
+
+GUARD, CANARY = 64, 12345.0
+LAYER = Conv("layer", (3, 3), (4, 4), (2, 2), (1, 1), channels=(70, 66), batch=9)
+OPS = ("conv_transpose2d", "conv2d", "conv2d_weight")
+ops = pytest.mark.parametrize("op", OPS)
+
+
+def launch() -> Any:
+    from fastgan.ops.conv_transpose2d import triton_launch
+
+    return triton_launch
+
+
+@pytest.fixture(autouse=True)
+def hostile(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Triton or nothing; what its launcher allocates is NaN between guard bands, its programs run in random order."""
+    reason = backend_reason("triton", device)
+    if reason is not None:
+        pytest.skip(reason)
+    buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+    real = launch()._empty
+
+    def guarded(shape: tuple[int, ...], like: torch.Tensor, *rest: Any) -> torch.Tensor:
+        model = real(shape, like, *rest)
+        buffer = torch.full((model.numel() + 2 * GUARD,), CANARY, dtype=model.dtype, device=model.device)
+        view = buffer.as_strided(model.shape, model.stride(), GUARD)
+        view.fill_(float("nan"))
+        buffers.append((buffer, view))
+        return view
+
+    monkeypatch.setattr(launch(), "_empty", guarded)
+    if device.type == "cpu":
+        shuffle_programs(monkeypatch)
+    with fastgan.use_backend("triton"):
+        yield
+    for buffer, view in buffers:
+        for band in (buffer[:GUARD], buffer[GUARD + view.numel() :]):
+            assert torch.equal(band, torch.full_like(band, CANARY)), "a kernel wrote beside its output"
+
+
+def shuffle_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime import interpreter
+
+    def shuffled(*bounds: int) -> list[int]:
+        order = list(range(*bounds))
+        random.Random(0).shuffle(order)
+        return order
+
+    monkeypatch.setattr(interpreter, "range", shuffled, raising=False)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the kernels that are launched."""
+    from triton.runtime import interpreter, jit
+
+    names: list[str] = []
+    for kind, method in ((interpreter.InterpretedFunction, "run"), (jit.JITFunction, "run")):
+        real = getattr(kind, method)
+
+        def run(self: Any, *args: Any, real: Any = real, **options: Any) -> Any:
+            names.append(self.fn.__name__)
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(kind, method, run)
+    return names
+
+
+def force(monkeypatch: pytest.MonkeyPatch, tile: tiles.Tile) -> None:
+    monkeypatch.setattr(tiles, "choose", lambda *_: tile)
+
+
+def check(op: str, case: Conv, device: torch.device, make: Callable[..., torch.Tensor] = integers) -> None:
+    """One map of the case, channels_last, bit-equal to the float64 result."""
+    small, weight, big = make(case.small_shape), make(case.weight_shape), make(case.big_shape)
+    on = [t.to(device).contiguous(memory_format=torch.channels_last) for t in (small, weight, big)]
+    geometry = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation, "groups": case.groups}
+    up = {**geometry, "output_padding": case.output_padding}
+    if op == "conv_transpose2d":
+        ours = functional.conv_transpose2d(on[0], on[1], **up)
+        judge = F.conv_transpose2d(small.double(), weight.double(), **up)
+    elif op == "conv2d":
+        ours = functional.conv2d(on[2], on[1], **geometry)
+        judge = F.conv2d(big.double(), weight.double(), **geometry)
+    else:
+        relation = Geometry(case.stride, case.padding, case.dilation, case.groups)
+        ours = autograd.conv2d_weight(on[0], on[2], case.kernel, relation)
+        judge = with_gradients(lambda w: F.conv_transpose2d(small.double(), w, **up), [weight.double()], big.double())[
+            1
+        ]
+    assert_exact(op, ours, judge)
+
+
+TILES = [
+    *((tiles.Tile(m, n, 64, warps, stages), (70, 66)) for m, n, warps, stages in tiles._HALF),
+    (tiles.Tile(64, 64, 64, 4, 4, splits=3), (70, 66)),
+    (tiles.Tile(64, 32, 16, 4, 3), (20, 34)),
+    (tiles.Tile(64, 32, 16, 4, 3, splits=3), (20, 34)),
+]
+
+
+@pytest.mark.parametrize(("tile", "channels"), TILES, ids=lambda value: "x".join(map(str, value)))
+@ops
+def test_every_tile(op, tile, channels, device, launched, monkeypatch):
+    """Tails of all three extents, and three splits of as many steps as there are."""
+    force(monkeypatch, tile)
+    check(op, replace(LAYER, channels=channels), device)
+    assert launched == [f"{op}_kernel", *(["finish_kernel"] if tile.splits > 1 else [])]
+
+
+@pytest.mark.parametrize("batch", [1, 15, 16, 17, 32])
+@ops
+def test_batches_around_the_depth(op, batch, device, monkeypatch):
+    """Where the batch is a multiple of the tile's extent all its pixels are at one place of the image."""
+    force(monkeypatch, tiles.Tile(64, 32, 16, 4, 3, splits=2))
+    check(op, replace(LAYER, channels=(17, 15), batch=batch), device)
+
+
+@ops
+def test_more_splits_than_steps(op, device, monkeypatch):
+    force(monkeypatch, tiles.Tile(64, 64, 64, 4, 4, splits=20))
+    check(op, replace(LAYER, size=(2, 2), kernel=(2, 2), channels=(9, 10), batch=2), device)
+
+
+@ops
+def test_offsets_of_64_bits(op, device, launched, monkeypatch):
+    monkeypatch.setattr(launch(), "_FAR", 0)
+    check(op, replace(LAYER, channels=(17, 15), batch=3), device)
+    check(op, replace(LAYER, size=(4, 4), channels=(17, 3), batch=3), device)
+    assert {f"{op}_kernel", f"{op}_columns_kernel"} <= set(launched)
+
+
+COLUMNS = [
+    *(Conv(f"channels-{c}", (6, 5), (4, 4), (2, 2), (1, 1), channels=(70, c)) for c in (1, 3, 5, 8)),
+    Conv("several-tiles", (17, 20), (4, 4), (2, 2), (1, 1), channels=(5, 3)),
+    Conv("whole-tile", (8, 16), (4, 4), (2, 2), (1, 1), channels=(16, 3), batch=1),
+    Conv("no-overlap", (5, 9), (2, 2), (2, 2), (0, 0), channels=(5, 2)),
+    Conv("stride-beyond-kernel", (5, 9), (2, 2), (4, 2), (0, 1), (3, 0), channels=(5, 2)),
+    Conv("stride-1", (9, 33), (2, 4), (1, 1), (1, 2), channels=(5, 2)),
+    Conv("padding-beyond-kernel", (9, 9), (2, 2), (1, 1), (3, 3), channels=(5, 2)),
+    Conv("odd-kernel", (9, 6), (3, 3), (2, 2), (1, 1), (1, 1), channels=(5, 1)),
+    Conv("dilation", (9, 6), (3, 3), (2, 2), (1, 1), dilation=(2, 3), channels=(5, 1)),
+]
+
+
+@pytest.mark.parametrize("case", COLUMNS, ids=lambda case: case.name)
+@ops
+def test_few_channels(op, case, device, launched):
+    check(op, case, device)
+    folds = max(case.dilation) == 1  # up, the dilated ones go by phases
+    assert (f"{op}_columns_kernel" in launched) == (folds or op != "conv_transpose2d")
+
+
+def test_images_in_turn(device, monkeypatch):
+    """Fewer programs than tiles: each takes several."""
+    monkeypatch.setattr(launch(), "_rows_of_programs", lambda *_: 2)
+    case = Conv("turns", (17, 20), (4, 4), (2, 2), (1, 1), channels=(5, 3), batch=3)
+    check("conv_transpose2d", case, device)
+    check("conv2d", case, device)
+
+
+def test_all_taps_of_many_channels_at_once(device, launched):
+    """The weight gradient where few taps lie outside the image."""
+    case = Conv("wide", (9, 10), (4, 4), (2, 2), (1, 1), channels=(20, 16))
+    check("conv2d_weight", case, device, lambda shape: integers(shape, torch.float16, 2))
+    assert launched[0] == "conv2d_weight_columns_kernel"
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+@pytest.mark.parametrize("channels", [(20, 3), (20, 17)], ids=["columns", "phases"])
+@directions
+def test_bias_and_activation_come_after_the_last_split(transposed, channels, activation, splits, device, monkeypatch):
+    force(monkeypatch, tiles.Tile(64, 32, 16, 4, 3, splits=splits))
+    case = replace(LAYER, channels=channels, batch=2)
+    ours, torchs = conv_functions(transposed)
+    tensors = case.tensors(transposed, integers)
+    output = ours(*(t.to(device) for t in tensors), stride=2, padding=1, activation=activation, negative_slope=0.25)
+    before = torchs(*(t.double() for t in tensors), stride=2, padding=1)
+    assert_exact(activation, output, before.relu() if activation == "relu" else F.leaky_relu(before, 0.25))
+
+
+@interpreter_overflows
+def test_an_infinite_weight_does_not_reach_over_the_border(device):
+    """Zeros stand for pixels outside the image; zero times infinity is NaN."""
+    x, weight = torch.ones(1, 2, 17, 20), torch.ones(2, 3, 4, 4)
+    weight[0, 0, 0, 0] = weight[0, 1, 3, 3] = float("inf")
+    output = functional.conv_transpose2d(x.to(device), weight.to(device), stride=2, padding=1).cpu()
+    assert torch.equal(output, F.conv_transpose2d(x, weight, stride=2, padding=1))
+
+
+def test_tensors_beyond_2_to_the_31_elements(device):
+    """Only what is touched of the storage is there."""
+    far = (1 << 31) + 64
+    storage = torch.empty(far + (1 << 10), dtype=torch.float16, device=device)
+    x = storage.as_strided((2, 16, 4, 4), (far, 16, 4, 1))
+    x.copy_(integers(x.shape, limit=2))
+    weight = integers((16, 17, 4, 4), limit=1)
+    output = functional.conv_transpose2d(x, weight.to(device, torch.float16), stride=2, padding=1)
+    judge = F.conv_transpose2d(x.cpu().double(), weight.double(), stride=2, padding=1)
+    assert_exact("output", output, judge)

@@ -1,5 +1,7 @@
 """What a run survives, with real processes: kill -9, signals, a full disk, damaged files, two runs in one folder."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -9,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from fastgan.cli import main
 from fastgan.training import load_checkpoint
 from tests.training.runs import same_training
 
@@ -27,11 +31,27 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, **pipes)  # type: ignore[call-overload]
 
 
-def fastgan(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
+def finished(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of a process of its own."""
     process = start(folder, *arguments)
     output, errors = process.communicate(timeout=300)
     return process.returncode, output, errors
+
+
+def fastgan(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """The same from a call in this process, which has imported torch, on one thread too: for what comes after the
+    process that the test is about, or is compared with it bit by bit."""
+    before, threads = Path.cwd(), torch.get_num_threads()
+    output, errors = io.StringIO(), io.StringIO()
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            code = main(list(arguments))
+    finally:
+        torch.set_num_threads(threads)
+        os.chdir(before)
+    return code, output.getvalue(), errors.getvalue()
 
 
 def one_line(errors: str) -> str:
@@ -85,7 +105,7 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on(
 def test_kill_9_at_any_moment(tmp_path: Path, stuck: list[subprocess.Popen[str]]) -> None:
     """Killed again and again, mostly while it writes, as every step is saved; in the end the bits are the same."""
     saving = ["--save-every", "1", "--log-every", "1"]
-    process = start(tmp_path, *TRAIN, "--out", "run", "--steps", "60", *saving)
+    process = start(tmp_path, *TRAIN, "--out", "run", "--steps", "30", *saving)
     for kills in range(1, 4):
         stuck.append(process)
         wait_for(process, lambda kills=kills: rows(tmp_path / "run") >= 5 * kills)
@@ -95,10 +115,10 @@ def test_kill_9_at_any_moment(tmp_path: Path, stuck: list[subprocess.Popen[str]]
         process = start(tmp_path, "train", "--resume", "run")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert fastgan(tmp_path, *TRAIN, "--out", "straight", "--steps", "60", *saving)[0] == 0
+    assert fastgan(tmp_path, *TRAIN, "--out", "straight", "--steps", "30", *saving)[0] == 0
     assert same_training(tmp_path / "straight", tmp_path / "run")
     steps = [line.split(",")[0] for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
-    assert steps == [str(step) for step in range(1, 61)]
+    assert steps == [str(step) for step in range(1, 31)]
     assert not list((tmp_path / "run").glob(".*.tmp"))
 
 
@@ -118,7 +138,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(small_disk: Path) -> None:
     """24 MB a checkpoint: the first fits, the second does not beside it."""
-    code, _, errors = fastgan(small_disk, *TRAIN, "--out", "run", "--steps", "9", "--save-every", "3")
+    code, _, errors = finished(small_disk, *TRAIN, "--out", "run", "--steps", "9", "--save-every", "3")
     assert code == 2
     assert "No space left on device: make room, then: fastgan train --resume run" in one_line(errors)
     assert load_checkpoint(small_disk / "run" / "checkpoint.pt")["step"] == 3
@@ -176,6 +196,6 @@ def test_nobody_reads_the_log(tmp_path: Path, stuck: list[subprocess.Popen[str]]
 def test_tensorboards_thread_is_quiet_on_a_full_disk(small_disk: Path) -> None:
     """Not enough even for the pictures in TensorBoard's file."""
     subprocess.run(["mount", "-o", "remount,size=25m", str(small_disk)], check=True)
-    code, _, errors = fastgan(small_disk, *TRAIN, "--out", "run", "--steps", "200", "--save-every", "1")
+    code, _, errors = finished(small_disk, *TRAIN, "--out", "run", "--steps", "200", "--save-every", "1")
     assert code == 2
     one_line(errors)

@@ -17,7 +17,8 @@ import time
 from typing import Any, NoReturn
 
 import pytest
-import torch.testing  # noqa: F401  what every run would import
+import torch._dynamo  # what every run would import, which fastgan does: seconds each time
+import torch.testing  # noqa: F401
 
 with contextlib.suppress(ImportError):
     import triton.language  # noqa: F401
@@ -32,6 +33,7 @@ def run(folder: str, arguments: list[str], output: str) -> NoReturn:
         os.dup2(file, 2)
         os.chdir(folder)
         os.environ["PYTHONPATH"] = folder
+        sys.dont_write_bytecode = False  # the next run in this folder need not compile again what is as it was
         sys.path.insert(0, folder)
         code = int(pytest.main(arguments))
         sys.stdout.flush()

@@ -102,14 +102,18 @@ def test_twin(name: str) -> None:
 @pytest.mark.parametrize("name", PAIRS)
 def test_float32_weights_after_five_adam_steps(name: str) -> None:
     """The rule once more, over all weights together; the middle one of seven seeds, as one pre-activation that
-    rounds to the other side of a kink turns Adam's steps, in torch's run or in ours."""
-    ratios = []
+    rounds to the other side of a kink turns Adam's steps, in torch's run or in ours. Four seeds on one side of the
+    bound have decided where the middle one is."""
+    ratios: list[float] = []
     for seed in range(1, 8):
         ours, twin, inputs = make_pair(name, seed)
         judge = play(twin, inputs, torch.float64)
         mine, torchs = (distance(play(network, inputs, torch.float32), judge, ours) for network in (ours, twin))
         ratios.append(mine / torchs)
-    assert sorted(ratios)[3] <= 2, ratios
+        within = sum(ratio <= 2 for ratio in ratios)
+        if 4 in (within, len(ratios) - within):
+            break
+    assert within == 4, ratios
 
 
 def distance(run: dict[str, dict[str, Tensor]], judge: dict[str, dict[str, Tensor]], network: nn.Module) -> float:

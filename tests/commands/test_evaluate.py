@@ -8,6 +8,19 @@ from PIL import Image
 
 from tests.commands.calls import call, refused, write_run
 
+pytestmark = pytest.mark.xdist_group("commands-evaluate")
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for the whole module: the judge of the digits is trained once, by whichever test comes first."""
+    return tmp_path_factory.mktemp("judges")
+
+
+@pytest.fixture(autouse=True)
+def kept_judges(nowhere: None, judges: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(judges))
+
 
 def test_wrong_evaluate(cgan: Path, gan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = {

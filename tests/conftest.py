@@ -9,6 +9,8 @@ from typing import Any
 if "PYTEST_XDIST_WORKER" in os.environ:
     # before torch is imported: the workers share the cores, and threads that wait for each other cost more than they do
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # and where a test asks for more of them, one that has nothing to do leaves the core to the one it waits for
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 
 import fastgan  # noqa: E402
+from tests.checks import set_seed  # noqa: E402
 
 if hasattr(providers, "_get_local_constants"):
     # hypothesis takes some numbers from the source of the modules that are loaded, and which these are depends on the
@@ -36,7 +39,7 @@ def device() -> torch.device:
 @pytest.fixture(autouse=True)
 def _defaults() -> Iterator[None]:
     """Every test starts from the same numbers and with TF32 off."""
-    torch.manual_seed(0)
+    set_seed(0)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     yield

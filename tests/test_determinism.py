@@ -13,7 +13,7 @@ import fastgan
 from fastgan.native import native_reason
 from fastgan.ops.common.triton_runtime import interpreting
 from tests.checks import assert_rule
-from tests.workloads import LARGE, NAMES, SMALL, digest, networks, step, work
+from tests.workloads import LARGE, NAMES, SMALL, digest, networks, prepared, step, work
 
 TWO_THREADS = (9, 16, 16)  # just above the size from which torch's elementwise loops are shared
 names = pytest.mark.parametrize("name", NAMES)
@@ -53,9 +53,10 @@ def any_order(backend, monkeypatch) -> None:
 
 
 def assert_repeats(count: int, name: str, size: tuple[int, int, int], device: torch.device) -> None:
-    first = work(name, size, device=device)
+    run = prepared(name, size, device=device)
+    first = run()
     for _ in range(count - 1):
-        assert all(torch.equal(a, b) for a, b in zip(first, work(name, size, device=device), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from torch import nn
 
 import fastgan
 from fastgan import functional
+from tests.checks import set_seed
 from tests.ops.cases import ACTIVATIONS, LAYOUTS, batch_norm_tensors, batch_norm_then, wide, with_gradients
 
 #: Batch, channels and pixels per side: a few programs in Triton's interpreter; enough for torch to use its threads.
@@ -32,7 +33,12 @@ LOSSES = ["loss mean", "loss sum", "loss none", "loss target", "loss pos_weight"
 NAMES = (*CONVOLUTIONS, *NORMS, *LOSSES)
 
 
-def work(
+def work(name: str, *args: Any, **options: Any) -> list[torch.Tensor]:
+    """[output, gradients, running statistics] of one of :data:`NAMES`; the arguments are those of :func:`prepared`."""
+    return prepared(name, *args, **options)()
+
+
+def prepared(
     name: str,
     size: tuple[int, int, int] = SMALL,
     dtype: torch.dtype = torch.float32,
@@ -40,21 +46,24 @@ def work(
     device: torch.device | str = "cpu",
     ours: bool = True,
     judge: bool = False,
-) -> list[torch.Tensor]:
-    """[output, gradients, running statistics] of one of :data:`NAMES`; by torch unless ``ours``, in float64 for the
-    ``judge`` (of the numbers rounded to ``dtype``)."""
+) -> Callable[[], list[torch.Tensor]]:
+    """What computes [output, gradients, running statistics] of one of :data:`NAMES`, each time from copies of the same
+    numbers; by torch unless ``ours``, in float64 for the ``judge`` (of the numbers rounded to ``dtype``)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        function, tensors, buffers, seed = _prepare(name, size, ours)
-    tensors, buffers, [seed] = (
-        [LAYOUTS[layout](t) if t.dim() == 4 else t for t in (t.to(dtype).to(device) for t in group)]
-        for group in (tensors, buffers, [seed])
-    )
+        set_seed(7)
+        function, tensors, buffers, grad = _prepare(name, size, ours)
+    groups = [[t.to(dtype).to(device) for t in group] for group in (tensors, buffers, [grad])]
     if judge:
-        tensors, buffers, [seed] = wide(tensors), wide(buffers), wide([seed])
-    buffers = [buffer.clone() for buffer in buffers]
-    results = with_gradients(lambda *leaves: function(*leaves, *buffers), tensors, None if seed.dim() == 0 else seed)
-    return [*results, *buffers]
+        groups = [wide(group) for group in groups]
+
+    def run() -> list[torch.Tensor]:
+        tensors, buffers, [grad] = (
+            [LAYOUTS[layout](t.clone()) if t.dim() == 4 else t.clone() for t in group] for group in groups
+        )
+        results = with_gradients(lambda *leaves: function(*leaves, *buffers), tensors, grad if grad.dim() else None)
+        return [*results, *buffers]
+
+    return run
 
 
 def _prepare(
@@ -120,7 +129,7 @@ class Networks(nn.Module):
 def networks(device: torch.device | str = "cpu") -> Networks:
     """The networks with the same weights in every process."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
+        set_seed(3)
         return Networks().to(device)
 
 

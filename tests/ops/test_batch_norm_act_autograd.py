@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from fastgan.dispatch import BACKENDS
 from fastgan.functional import batch_norm_act
-from tests.checks import assert_exact, assert_rule, assert_tight
+from tests.checks import assert_exact, assert_rule, assert_tight, set_seed
 from tests.ops.cases import Undefined, activations, batch_norm_tensors, batch_norm_then
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
@@ -58,7 +58,7 @@ def test_masks_of_needs_input_grad(mask, training, backend, device):
 def test_few_values_per_channel(shape, activation, backend, device):
     """The input's gradient is then a difference that cancels, of two values all of it: by the rule all the same."""
     for seed in range(10):
-        torch.manual_seed(seed)
+        set_seed(seed)
         tensors, grad, buffers = setup(device, shape, torch.float32)
         mine = torch.autograd.grad(ours(tensors, buffers, True, activation), tensors, grad)
         theirs = torch.autograd.grad(torchs(tensors, buffers, True, activation), tensors, grad)

@@ -16,7 +16,7 @@ from fastgan.functional import batch_norm_act
 from fastgan.native import native_reason
 from fastgan.ops.batch_norm_act import reference
 from fastgan.ops.common.activation import Activation
-from tests.checks import DTYPES, assert_rule, assert_tight
+from tests.checks import DTYPES, assert_rule, assert_tight, set_seed
 from tests.ops.cases import ACTIVATIONS, activations, batch_norm_tensors, batch_norm_then, dtypes, with_gradients
 
 NAMES = ("output", "grad_input", "grad_weight", "grad_bias", "running_mean", "running_var")
@@ -100,7 +100,7 @@ def test_few_values_per_channel(shape, activation, dtype, isa):
     """There the input's gradient is a difference that cancels, of two values all of it."""
     torch.set_num_threads(1)
     for seed, mean in itertools.product(range(40), (0.0, 1.0, 30.0)):
-        torch.manual_seed(seed)
+        set_seed(seed)
         check(tensors(shape, dtype, seed % 2 == 1, mean), activation)
 
 
@@ -111,7 +111,7 @@ def test_few_values_per_channel(shape, activation, dtype, isa):
 def test_a_mean_that_cancels(shape, channels_last, isa):
     """In all channels: nothing but its own size is there to measure the error of the mean by."""
     for seed in range(100):
-        torch.manual_seed(seed)
+        set_seed(seed)
         x, *rest = tensors(shape, torch.float32, channels_last, 0.0)
         check([x - x.mean([d for d in range(x.dim()) if d != 1], keepdim=True), *rest], "none")
 
@@ -380,7 +380,7 @@ def test_random_cases(case):
     native = torch.ops.fastgan_native
     best = native.cpu_isa()
     native.set_cpu_isa(min(case["isa"], best))
-    torch.manual_seed(case["seed"])
+    set_seed(case["seed"])
     torch.set_num_threads(1)
     try:
         data = tensors(case["shape"], case["dtype"], case["channels_last"], case["mean"])

@@ -42,7 +42,9 @@ class Row:
         instruction: the kind of matrix product, "FFMA" where there is none.
         flops, sectors: executed over useful ones: of the products inside the image, of reading and writing each operand
             once; for the H100's launches of the layers that are counted.
-        model_us: microseconds from both, see :func:`makespan`.
+        model_us: microseconds from both, see :func:`makespan`, and of a second launch; not of index arithmetic, of
+        shuffles
+            between threads, of latencies, nor of sectors that a program loads more than once.
     """
 
     name: str
@@ -91,6 +93,7 @@ def row(case: Case, arch: int, counted: list[Programs] | None = None) -> Row:
         least = useful(case)
         resident = [round(share * WARPS / code.warps) for share, code in zip(filled, codes, strict=True)]
         time = sum(makespan(*each) for each in zip(counted, resident, strict=True))
+        time += tiles.LAUNCH * (len(launches) - 1)
         work = {"flops": round(flops / least[0], 2), "sectors": round(sectors / least[1], 2)}
         work["model_us"] = round(max(time, least[1] * SECTOR / MEMORY), 1)
     return Row(
@@ -164,6 +167,21 @@ def text(rows: Sequence[Row]) -> str:
     for each in rows:
         values = ("" if value is None else str(value) for value in asdict(each).values())
         lines.append("| " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The rows that are counted, in Markdown: what stands in bench/README.md."""
+    lines = [
+        "| layer | programs | registers | shared KB | instruction | products | sectors | model µs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in rows:
+        if each.flops is not None:
+            name = each.name.partition(", bf16")[0]
+            values = (each.programs, each.registers, each.shared >> 10, each.instruction)
+            work = (f"{each.flops:.2f}", f"{each.sectors:.2f}", f"{each.model_us:.1f}")
+            lines.append("| " + " | ".join(map(str, (name, *values, *work))) + " |")
     return "\n".join(lines)
 
 

@@ -73,8 +73,11 @@ COMPILED = (
         for layer in LAYERS[::3]
         for op in OPS[:2]
     ),
+    *(Case("conv2d_act_backward", *layer, dtype=name) for name in ("bf16", "fp32") for layer in LAYERS[2:]),
     *(Case(op, *layer, nhwc=False) for layer in LAYERS[::3] for op in OPS),
     *(Case(op, 1, 16, 1, batch=1, dtype="fp32") for op in OPS),
+    *(Case(op, 64, 3, 1, batch=8) for op in OPS),
+    *(Case(op, 64, 8, 16) for op in (*OPS, "conv2d_act_backward")),
 )
 
 
@@ -97,6 +100,10 @@ def operands(case: Case, device: str) -> tuple[Any, ...]:
 
     small = tensor(case.batch, case.cs, case.size, case.size)
     big = tensor(case.batch, case.cb, 2 * case.size, 2 * case.size)
+    if case.op == "conv2d_act_backward":
+        output = torch.empty_like(small)
+        end = Activation.LEAKY_RELU, 0.2
+        return small, output, big, tensor(case.cs, case.cb, 4, 4), True, tuple(big.shape[2:]), (4, 4), geometry, *end
     if case.op == "conv2d_weight":
         return small, big, (4, 4), geometry
     source, to = (small, big) if case.op == "conv_transpose2d" else (big, small)
@@ -122,17 +129,17 @@ def recorded(case: Case, arch: int) -> list[Launch]:
     """What the launcher launches on a GPU of this architecture; only in a process that does not interpret."""
     from triton.runtime.jit import JITFunction
 
-    from fastgan.ops.conv_transpose2d import triton_launch
+    from fastgan.ops.conv_transpose2d import triton_arguments
 
     launches = []
 
     def record(kernel: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
         launches.append(Launch(kernel, grid, dict(zip(kernel.arg_names, args, strict=False)) | options))
 
-    real, machine = JITFunction.run, triton_launch._machine
-    JITFunction.run, triton_launch._machine = record, lambda _: MACHINES[arch]
+    real, machine = JITFunction.run, triton_arguments.machine
+    JITFunction.run, triton_arguments.machine = record, lambda _: MACHINES[arch]
     try:
         run(case, "meta")
     finally:
-        JITFunction.run, triton_launch._machine = real, machine
+        JITFunction.run, triton_arguments.machine = real, machine
     return launches

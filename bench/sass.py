@@ -88,8 +88,8 @@ def disassembled(cubin: bytes, triton_folder: Path) -> tuple[int, int, str]:
 
 def read_listing(listing: str) -> tuple[str, float]:
     """(kind of matrix product, share of global loads of 16 bytes) of a listing of machine code."""
-    found = Counter(re.findall(r"\b(?:HGMMA|UTCHMMA|UTCQMMA|HMMA|DMMA|FFMA)\b", listing))
-    instruction = next((kind for kind in ("UTCHMMA", "HGMMA", "HMMA", "DMMA", "FFMA") if found[kind]), "none")
+    found = Counter(re.findall(r"\b(?:HGMMA|UTCHMMA|UTCQMMA|HMMA|DMMA|FFMA|DFMA)\b", listing))
+    instruction = next((kind for kind in ("UTCHMMA", "HGMMA", "HMMA", "DMMA", "FFMA", "DFMA") if found[kind]), "none")
     loads = [match.split(".") for match in re.findall(r"\b(?:LDG|LDGSTS)(?:\.\w+)+", listing)]
     wide = sum("128" in parts for parts in loads) + len(re.findall(r"\bUTMALDG\b", listing))
     count = len(loads) + len(re.findall(r"\bUTMALDG\b", listing))
@@ -97,7 +97,8 @@ def read_listing(listing: str) -> tuple[str, float]:
 
 
 def occupancy(code: Code, arch: int) -> float:
-    """Share of a multiprocessor's warps that are resident (CUDA's occupancy calculation)."""
+    """Share of a multiprocessor's warps that are resident (CUDA's occupancy calculation; without tensor memory, which
+    may limit it further on sm_100)."""
     per_warp = -(-code.registers * 32 // 256) * 256
     blocks = min(
         REGISTERS // (per_warp * code.warps),

@@ -201,6 +201,13 @@ def select(op: str, *args: Any) -> Backend:
     return row["reference"]
 
 
+def selects(name: str, op: str, *args: Any) -> bool:
+    """Whether :func:`select` would take the backend of that name, for an op that not every backend has."""
+    if _forced is not None:
+        return _forced == name and _reason(op, name, args) is None
+    return select(op, *args).name == name
+
+
 def _reason(op: str, name: str, args: tuple[Any, ...]) -> str | None:
     backend = _table[op].get(name)
     return f"{op} has no {name} kernel" if backend is None else backend.supports(*args)

@@ -120,3 +120,13 @@ def test_auto_takes_what_was_measured_to_be_faster_where_it_runs_and_pays(monkey
 def test_ops_live_in_the_dispatcher() -> None:
     for op in dispatch.op_names():
         assert hasattr(torch.ops.fastgan, op)
+
+
+def test_selects_asks_for_ops_that_not_every_backend_has(device):
+    x = torch.ones(1, device=device)
+    assert not dispatch.selects("triton", "conv2d_act_backward", x)
+    for name in ("reference", "native"):
+        with fastgan.use_backend(name):
+            assert not dispatch.selects("triton", "conv2d_act_backward", x)
+    with fastgan.use_backend("triton"):
+        assert dispatch.selects("triton", "conv2d_act_backward", x)

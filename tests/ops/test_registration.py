@@ -55,6 +55,18 @@ def test_conv2d_act(activation, layout, dtype, device):
 
 @dtypes
 @layouts
+@pytest.mark.parametrize("wanted", ["all", "input", "weight", "bias"])
+def test_conv2d_act_backward(wanted, layout, dtype, device):
+    x, w = image((2, 6, 6, 5), layout, dtype, device), image((4, 3, 3, 2), layout, dtype, device)
+    output, grad = image((2, 4, 3, 3), layout, dtype, device), image((2, 4, 3, 3), "nchw", dtype, device)
+    x = x if wanted in ("all", "weight") else None
+    w = w if wanted in ("all", "input") else None
+    bias = wanted in ("all", "bias")
+    check("conv2d_act_backward", grad, output, x, w, bias, (6, 5), (3, 2), *GEOMETRY, 2, 0.2)
+
+
+@dtypes
+@layouts
 def test_conv2d_weight(layout, dtype, device):
     small, big = image((2, 4, 3, 3), layout, dtype, device), image((2, 6, 6, 5), layout, dtype, device)
     check("conv2d_weight", small, big, (3, 2), *GEOMETRY)

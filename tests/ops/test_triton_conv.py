@@ -33,6 +33,12 @@ def launch() -> Any:
     return triton_launch
 
 
+def arguments() -> Any:
+    from fastgan.ops.conv_transpose2d import triton_arguments
+
+    return triton_arguments
+
+
 @pytest.fixture(autouse=True)
 def hostile(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Triton or nothing; what its launcher allocates is NaN between guard bands, its programs run in random order."""
@@ -40,7 +46,7 @@ def hostile(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     if reason is not None:
         pytest.skip(reason)
     buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-    real = launch()._empty
+    real = launch().empty
 
     def guarded(shape: tuple[int, ...], like: torch.Tensor, *rest: Any) -> torch.Tensor:
         model = real(shape, like, *rest)
@@ -50,7 +56,8 @@ def hostile(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         buffers.append((buffer, view))
         return view
 
-    monkeypatch.setattr(launch(), "_empty", guarded)
+    for module in (launch(), arguments()):
+        monkeypatch.setattr(module, "empty", guarded)
     if device.type == "cpu":
         shuffle_programs(monkeypatch)
     with fastgan.use_backend("triton"):
@@ -130,12 +137,12 @@ def test_every_tile(op, tile, channels, device, launched, monkeypatch):
     assert launched == [f"{op}_kernel", *(["finish_kernel"] if tile.splits > 1 else [])]
 
 
-@pytest.mark.parametrize("batch", [1, 15, 16, 17, 32])
+@pytest.mark.parametrize("batch", [1, 15, 17, 32])
 @ops
 def test_batches_around_the_depth(op, batch, device, monkeypatch):
     """Where the batch is a multiple of the tile's extent all its pixels are at one place of the image."""
-    force(monkeypatch, tiles.Tile(64, 32, 16, 4, 3, splits=2))
-    check(op, replace(LAYER, channels=(17, 15), batch=batch), device)
+    force(monkeypatch, tiles.Tile(16, 16, 16, 4, 3, splits=2))
+    check(op, replace(LAYER, size=(2, 3), channels=(17, 15), batch=batch), device)
 
 
 @ops
@@ -146,7 +153,7 @@ def test_more_splits_than_steps(op, device, monkeypatch):
 
 @ops
 def test_offsets_of_64_bits(op, device, launched, monkeypatch):
-    monkeypatch.setattr(launch(), "_FAR", 0)
+    monkeypatch.setattr(arguments(), "_FAR", 0)
     check(op, replace(LAYER, channels=(17, 15), batch=3), device)
     check(op, replace(LAYER, size=(4, 4), channels=(17, 3), batch=3), device)
     assert {f"{op}_kernel", f"{op}_columns_kernel"} <= set(launched)
@@ -160,6 +167,7 @@ COLUMNS = [
     Conv("stride-beyond-kernel", (5, 9), (2, 2), (4, 2), (0, 1), (3, 0), channels=(5, 2)),
     Conv("stride-1", (9, 33), (2, 4), (1, 1), (1, 2), channels=(5, 2)),
     Conv("padding-beyond-kernel", (9, 9), (2, 2), (1, 1), (3, 3), channels=(5, 2)),
+    Conv("padding-beyond-the-tile", (40, 24), (4, 4), (1, 1), (11, 5), channels=(5, 3), batch=1),
     Conv("odd-kernel", (9, 6), (3, 3), (2, 2), (1, 1), (1, 1), channels=(5, 1)),
     Conv("dilation", (9, 6), (3, 3), (2, 2), (1, 1), dilation=(2, 3), channels=(5, 1)),
 ]
@@ -169,13 +177,14 @@ COLUMNS = [
 @ops
 def test_few_channels(op, case, device, launched):
     check(op, case, device)
-    folds = max(case.dilation) == 1  # up, the dilated ones go by phases
+    # up, the dilated ones go by phases, and those of which a tile would store little
+    folds = max(case.dilation) == 1 and case.name != "padding-beyond-the-tile"
     assert (f"{op}_columns_kernel" in launched) == (folds or op != "conv_transpose2d")
 
 
 def test_images_in_turn(device, monkeypatch):
     """Fewer programs than tiles: each takes several."""
-    monkeypatch.setattr(launch(), "_rows_of_programs", lambda *_: 2)
+    monkeypatch.setattr(launch(), "rows_of_programs", lambda *_: 2)
     case = Conv("turns", (17, 20), (4, 4), (2, 2), (1, 1), channels=(5, 3), batch=3)
     check("conv_transpose2d", case, device)
     check("conv2d", case, device)
@@ -202,6 +211,44 @@ def test_bias_and_activation_come_after_the_last_split(transposed, channels, act
     assert_exact(activation, output, before.relu() if activation == "relu" else F.leaky_relu(before, 0.25))
 
 
+@pytest.mark.parametrize("wanted", ["input weight bias", "input", "weight", "bias", "weight bias"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+@pytest.mark.parametrize(
+    ("channels", "splits"),
+    [((20, 3), 1), ((20, 3), 3), ((20, 17), 1), ((16, 4), 1)],
+    ids=["columns", "columns-split", "taps", "no-column-free"],
+)
+def test_the_gradient_behind_an_activation(channels, splits, activation, wanted, device, monkeypatch):
+    """One op makes all gradients that are asked for, from the gradient and the output."""
+    force(monkeypatch, tiles.Tile(64, 64, 16, 4, 3, splits=splits))
+    case = replace(LAYER, size=(4, 5), channels=channels, batch=2)
+    tensors = dict(zip(("input", "weight", "bias"), case.tensors(False, integers), strict=True))
+    grad = integers(case.small_shape)
+    judged = {name: t.double().requires_grad_(name in wanted) for name, t in tensors.items()}
+    ours = {name: t.to(device).requires_grad_(name in wanted) for name, t in tensors.items()}
+    before = F.conv2d(*judged.values(), stride=2, padding=1)
+    (before.relu() if activation == "relu" else F.leaky_relu(before, 0.25)).backward(grad.double())
+    with fastgan.dispatch.trace() as calls:
+        output = functional.conv2d(*ours.values(), stride=2, padding=1, activation=activation, negative_slope=0.25)
+        output.backward(grad.to(device))
+    assert calls == [("conv2d_act", "triton"), ("conv2d_act_backward", "triton")]
+    for name in tensors:
+        mine, judge = ours[name].grad, judged[name].grad
+        assert (mine is None) == (judge is None) == (name not in wanted)
+        if mine is not None:
+            assert_exact(name, mine, judge)
+
+
+def test_a_gradient_with_other_strides_than_the_output(device):
+    case = replace(LAYER, channels=(5, 3), batch=2)
+    tensors = [t.to(device).requires_grad_() for t in case.tensors(False, integers)]
+    output = functional.conv2d(*tensors, stride=2, padding=1, activation="relu")
+    grads = [integers(case.small_shape).to(device)] * 2
+    grads[1] = grads[1].contiguous(memory_format=torch.channels_last)
+    first, second = (torch.autograd.grad(output, tensors, grad, retain_graph=True) for grad in grads)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
 @interpreter_overflows
 def test_an_infinite_weight_does_not_reach_over_the_border(device):
     """Zeros stand for pixels outside the image; zero times infinity is NaN."""
@@ -209,6 +256,58 @@ def test_an_infinite_weight_does_not_reach_over_the_border(device):
     weight[0, 0, 0, 0] = weight[0, 1, 3, 3] = float("inf")
     output = functional.conv_transpose2d(x.to(device), weight.to(device), stride=2, padding=1).cpu()
     assert torch.equal(output, F.conv_transpose2d(x, weight, stride=2, padding=1))
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "kernel", "padding"),
+    [((1, 1), (1 << 30, 16), (3, 1), (0, 0)), ((2, 1), (1 << 29, 16), (4, 1), (0, 0))],
+    ids=["size-1", "rows-far-apart"],
+)
+def test_offsets_beside_the_image(size, strides, kernel, padding, device):
+    """What lies beside the image is as far from it as its rows from each other, or from the last one as the kernel is
+    long: the two parts of an offset must not wrap by themselves."""
+    storage = torch.empty(strides[0] * (size[0] - 1) + 64, dtype=torch.float16, device=device)
+    x = storage.as_strided((1, 16, *size), (16, 1, *strides)).copy_(integers((1, 16, *size), limit=2))
+    up, down = integers((16, 17, *kernel), limit=1), integers((17, 16, *kernel), limit=1)
+    output = functional.conv_transpose2d(x, up.to(device, torch.float16))
+    assert_exact("up", output, F.conv_transpose2d(x.cpu().double(), up.double()))
+    output = functional.conv2d(x, down.to(device, torch.float16), padding=(2, 0))
+    assert_exact("down", output, F.conv2d(x.cpu().double(), down.double(), padding=(2, 0)))
+    few = integers((17, 1, *kernel), limit=1)
+    output = functional.conv2d(x[:, :1], few.to(device, torch.float16), padding=(2, 0))
+    assert_exact("columns", output, F.conv2d(x[:, :1].cpu().double(), few.double(), padding=(2, 0)))
+
+
+def test_places_of_more_pixels_than_32_bits_count(device):
+    """65,536 x 65,536 places: their number is 0 in 32 bits."""
+    from tests.ops.triton_places import places_kernel
+
+    output = torch.zeros(4, dtype=torch.int64, device=device)
+    places_kernel[(1,)](output, 97 * 65536 + 5, 64, 1, 65536, 65536)
+    assert output.tolist() == [97, 97, 5, 68]
+
+
+def test_an_output_that_is_not_dense(device):
+    """The op by itself, called with any strides."""
+    shapes = ((3, 16, 4, 4), (3, 16, 4, 8), (3, 3, 8, 8), (16, 3, 4, 4))
+    grad, output, x, weight = (integers(shape).to(device) for shape in shapes)
+    arguments = (grad, output[..., ::2], x, weight, True, (8, 8), (4, 4), (2, 2), (1, 1), (1, 1), 1, 1, 0.0)
+    ours = torch.ops.fastgan.conv2d_act_backward(*arguments)
+    with fastgan.use_backend("reference"):
+        judges = torch.ops.fastgan.conv2d_act_backward(*arguments)
+    for name, mine, judge in zip(("input", "weight", "bias"), ours, judges, strict=True):
+        assert_exact(name, mine, judge.double())
+
+
+def test_a_bias_gradient_is_no_tf32_product(device):
+    """torch sums it with all its digits."""
+    small, big = torch.ones(2, 64, 4, 4, device=device), torch.ones(2, 3, 8, 8, device=device)
+    relation = Geometry((2, 2), (1, 1), (1, 1), 1)
+    for tf32 in (False, True):
+        torch.backends.cudnn.allow_tf32 = tf32
+        sums = launch().conv2d_weight(small, big, (4, 4), relation, sums=True)[1]
+        assert (sums is None) == tf32
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def test_tensors_beyond_2_to_the_31_elements(device):

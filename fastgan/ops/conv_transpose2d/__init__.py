@@ -61,7 +61,8 @@ def _triton(name: str, activated: bool = False) -> Any:
         count = 2 if activated else 0
         *head, stride, padding, dilation, groups = rest[: len(rest) - count]
         geometry = _pairs(stride, padding, dilation, groups)
-        return getattr(triton_launch, name)(first, second, *head, geometry, *rest[len(rest) - count :])
+        result = getattr(triton_launch, name)(first, second, *head, geometry, *rest[len(rest) - count :])
+        return result[0] if name == "conv2d_weight" else result
 
     return run
 
@@ -148,6 +149,67 @@ _define_activated(
 )
 
 
+def _gradients_fake(
+    grad_output: torch.Tensor,
+    output: torch.Tensor,
+    input: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: bool,
+    input_size: Pair,
+    kernel_size: Pair,
+    *geometry: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    groups = geometry[3]
+    grad_input, grad_weight, grad_bias = (grad_output.new_empty(0) for _ in range(3))
+    if weight is not None:
+        grad_input = _image_fake(lambda w, groups: w.shape[1] * groups)(output, weight, None, input_size, groups)
+    if input is not None:
+        grad_weight = _weight_fake(output, input, kernel_size, groups)
+    if bias:
+        grad_bias = grad_output.new_empty(grad_output.shape[1])
+    return grad_input, grad_weight, grad_bias
+
+
+def _reference_gradients(
+    grad_output: torch.Tensor,
+    output: torch.Tensor,
+    input: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: bool,
+    input_size: Pair,
+    kernel_size: Pair,
+    *rest: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    *geometry, act, negative_slope = rest
+    grad = torch.empty_like(output).copy_(activation.backward_by_output(grad_output, output, act, negative_slope))
+    grad_input, grad_weight, grad_bias = (grad_output.new_empty(0) for _ in range(3))
+    if weight is not None:
+        grad_input = _reference_image(reference.conv_transpose2d)(grad, weight, None, input_size, *geometry)
+    if input is not None:
+        grad_weight = _reference_weight(grad, input, kernel_size, *geometry)
+    return grad_input, grad_weight, grad.sum((0, 2, 3)) if bias else grad_bias
+
+
+def _triton_gradients(*args: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    from fastgan.ops.conv_transpose2d import triton_launch
+
+    *head, stride, padding, dilation, groups, act, negative_slope = args
+    gradients: Any = triton_launch.conv2d_act_backward
+    return gradients(*head, _pairs(stride, padding, dilation, groups), act, negative_slope)
+
+
+define(
+    "conv2d_act_backward(Tensor grad_output, Tensor output, Tensor? input, Tensor? weight, bool bias, "
+    f"SymInt[2] input_size, SymInt[2] kernel_size, {_GEOMETRY}, int activation, float negative_slope) "
+    "-> (Tensor, Tensor, Tensor)",
+    _gradients_fake,
+    [
+        Backend("triton", _triton_gradients, lambda grad_output, *_: triton_runtime.reason(grad_output)),
+        Backend("reference", _reference_gradients, always),
+    ],
+)
+
+
 def _flops(small: Any, weight: Any) -> int:
     """Every pixel of the small image meets every tap of its group: a product and a sum each."""
     return 2 * small[0] * math.prod(small[2:]) * math.prod(weight)
@@ -157,3 +219,10 @@ for _end in ("", "_act"):
     register_flops(f"conv_transpose2d{_end}", lambda small, weight, *_rest, out_shape: _flops(small, weight))
     register_flops(f"conv2d{_end}", lambda _big, weight, *_rest, out_shape: _flops(out_shape, weight))
 register_flops("conv2d_weight", lambda small, _big, *_rest, out_shape: _flops(small, out_shape))
+register_flops(
+    "conv2d_act_backward",
+    lambda _grad, small, big, weight, _bias, _size, kernel_size, *_rest, out_shape: sum(
+        _flops(small, (small[1], channels, *kernel_size))
+        for channels in ((weight[1],) if weight else ()) + ((out_shape[1][1],) if big else ())
+    ),
+)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastgan.dispatch import call
+from fastgan.dispatch import call, selects
 from fastgan.ops.common import activation as act
 from fastgan.ops.common import forward_mode
 from fastgan.ops.conv_transpose2d import autograd
@@ -64,6 +64,24 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 def _before(ctx: Any, output: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """The gradient before the activation from the one after it; of a tangent the other way round."""
     return act.backward_by_output(gradient, output, ctx.activation, ctx.negative_slope)
+
+
+def _fused_gradients(
+    ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, output: torch.Tensor, grad_output: torch.Tensor
+) -> autograd.Gradients | None:
+    """Those of the strided convolution by kernels that differentiate the activation where they load the gradient; None
+    where no backend with such kernels is chosen, or somebody differentiates the gradient again."""
+    op = "conv2d_act_backward"
+    if torch.is_grad_enabled() or not forward_mode.bare(grad_output, output) or not selects("triton", op, grad_output):
+        return None
+    bias = ctx.needs_input_grad[2]
+    gradients = call(
+        op, grad_output, output, input, weight, bias, tuple(ctx.input_size), tuple(ctx.kernel_size), *ctx.geometry,
+        ctx.activation, ctx.negative_slope,
+    )  # fmt: skip
+    wanted = (weight is not None, input is not None, bias)
+    grad_input, grad_weight, grad_bias = (g if want else None for g, want in zip(gradients, wanted, strict=True))
+    return grad_input, grad_weight, grad_bias
 
 
 class ConvTranspose2dAct(torch.autograd.Function):
@@ -175,8 +193,10 @@ class Conv2dAct(torch.autograd.Function):
         if grad_output is None:
             return (None,) * (3 + _NUMBERS)
         input, weight, output = ctx.saved_tensors
-        before = _before(ctx, output, grad_output)
-        return *autograd.strided_gradients(ctx, input, weight, before), *(None,) * _NUMBERS
+        gradients = _fused_gradients(ctx, input, weight, output, grad_output)
+        if gradients is None:
+            gradients = autograd.strided_gradients(ctx, input, weight, _before(ctx, output, grad_output))
+        return *gradients, *(None,) * _NUMBERS
 
 
 class Conv2dActWithJvp(Conv2dAct):

@@ -7,12 +7,13 @@ of KH * KW * CB; an image is counted pixel by pixel here, because neighbours sha
 import triton
 import triton.language as tl
 
-from fastgan.ops.common.triton_epilogue import finished, rounded
+from fastgan.ops.common.triton_epilogue import before_activation, finished, rounded
 
 
 @triton.jit(do_not_specialize=["tiles_h"])  # or what depends on the tile leaves the loop where there is one, and spills
 def conv_transpose2d_columns_kernel(
     input_ptr,  # [N, CS, h, w]
+    after_ptr,  # like the input, which is the gradient after an activation that gave this; or None
     weight_ptr,  # [CS, CB, KH, KW]
     bias_ptr,  # [CB] or None
     output_ptr,  # [N, CB, H, W]
@@ -64,6 +65,11 @@ def conv_transpose2d_columns_kernel(
                 a_ptr + ((k + at) * in_c)[None, :], mask=pixel[:, None] & rest[None, :], other=0.0
             )  # fmt: skip
             b = tl.load(b_ptr + at * wt_s, mask=rest[:, None] & real[None, :], other=0.0)
+            if after_ptr is not None:
+                after_a = after_ptr + (n * in_n + q_h.to(OFFSET) * in_h + q_w.to(OFFSET) * in_w)[:, None]
+                seen = pixel[:, None] & rest[None, :]
+                after_a += ((k + at) * in_c)[None, :]
+                a = before_activation(a, after_a, seen, negative_slope, ACTIVATION, UPCAST)
             if UPCAST:
                 a, b = a.to(ACC), b.to(ACC)
             acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
@@ -74,7 +80,7 @@ def conv_transpose2d_columns_kernel(
         met &= (column[:, None] >= least_w[None, :]) & (column[:, None] < end_w[None, :])
         folded = tl.where(met, tl.gather(acc, source, 0), 0.0)
         total = tl.sum(tl.reshape(folded, (PIXELS, TAPS_H * TAPS_W, WIDTH)), 1)
-        total = finished(total, bias_ptr, p % BLOCK_C, cb, negative_slope, ACTIVATION)
+        total = finished(total, bias_ptr, p % BLOCK_C, cb, negative_slope, ACTIVATION if after_ptr is None else 0)
         o_h = q_h[:, None] * STRIDE_H + (p // (BLOCK_C * STRIDE_W))[None, :]
         o_w = q_w[:, None] * STRIDE_W + (p // BLOCK_C % STRIDE_W)[None, :]
         own = (row >= low_h) & (row < low_h + valid_h) & (column >= low_w) & (column < low_w + valid_w)
@@ -102,13 +108,14 @@ def conv2d_columns_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M small pixels x BLOCK_N output channels, and every ``step``-th such tile after it."""
-    pixels = (h * w).to(OFFSET) * batch
+    plane = tl.full((), h, OFFSET) * w
+    pixels = plane * batch
     channel = tl.program_id(0) % n_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
     kept = channel < cs
     b_ptr = weight_ptr + (channel.to(OFFSET) * wt_s)[None, :]
     for tile in range(tl.program_id(0) // n_tiles, tl.cdiv(pixels, BLOCK_M), step):
         m = tl.full((), tile, OFFSET) * BLOCK_M + tl.arange(0, BLOCK_M)
-        n, place = m // (h * w), m % (h * w)
+        n, place = m // plane, m % plane
         i_h, i_w = place // w, place % w
         pixel = m < pixels
         corner_h, corner_w = i_h * STRIDE_H - PAD_H, i_w * STRIDE_W - PAD_W
@@ -141,15 +148,17 @@ def conv2d_columns_kernel(
 @triton.jit
 def conv2d_weight_columns_kernel(
     small_ptr,  # [N, CS, h, w]
+    after_ptr,  # like the small image, which is the gradient after an activation that gave this; or None
     big_ptr,  # [N, CB, H, W]
     output_ptr,  # [CS, CB, KH, KW], or splits of it one after the other in ACC
-    pixels, cs, h, w, big_h, big_w, m_tiles, n_tiles, per_split,
+    sums_ptr,  # [splits, CS] in ACC or None: the sums over the small image's pixels, which are column KH * KW * CB
+    negative_slope: tl.float64, pixels, cs, h, w, big_h, big_w, m_tiles, n_tiles, per_split,
     sm_n, sm_c, sm_h, sm_w,
     bg_n, bg_c, bg_h, bg_w,
     out_split, out_s, out_b, out_h, out_w,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, CB: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, OFFSET: tl.constexpr,
+    ACTIVATION: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, OFFSET: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M small channels x BLOCK_N columns, summed over one split of the small image's pixels."""
@@ -164,10 +173,10 @@ def conv2d_weight_columns_kernel(
     a_ptr = small_ptr + (channel.to(OFFSET) * sm_c)[:, None]
     b_ptr = big_ptr + (on_h.to(OFFSET) * bg_h + on_w.to(OFFSET) * bg_w + c.to(OFFSET) * bg_c)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
-    start = split * per_split
+    start, plane = split * per_split, tl.full((), h, OFFSET) * w
     for first in range(start, tl.minimum(start + per_split, pixels), BLOCK_K):
         pixel = first + tl.arange(0, BLOCK_K)
-        n, place = pixel // (h * w), pixel % (h * w)
+        n, place = pixel // plane, pixel % plane
         i_h, i_w = place // w, place % w
         inside = pixel < pixels
         a = tl.load(
@@ -178,11 +187,21 @@ def conv2d_weight_columns_kernel(
         b = tl.load(
             b_ptr + (n * bg_n + i_h * STRIDE_H * bg_h + i_w * STRIDE_W * bg_w)[:, None], mask=met, other=0.0,
         )  # fmt: skip
+        if after_ptr is not None:
+            after_a = after_ptr + (channel.to(OFFSET) * sm_c)[:, None] + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :]
+            a = before_activation(a, after_a, kept[:, None] & inside[None, :], negative_slope, ACTIVATION, UPCAST)
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
+        if sums_ptr is not None:
+            b = tl.where((j == KH * KW * CB)[None, :] & inside[:, None], 1.0, b).to(a.dtype)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
     tl.store(
         output_ptr + split * out_split + (channel.to(OFFSET) * out_s)[:, None]
         + (c.to(OFFSET) * out_b + k_h.to(OFFSET) * out_h + k_w.to(OFFSET) * out_w)[None, :],
         rounded(acc, output_ptr, UPCAST), mask=kept[:, None] & real[None, :],
     )  # fmt: skip
+    if sums_ptr is not None:
+        tl.store(
+            sums_ptr + (split * cs + channel)[:, None] + j[None, :] - KH * KW * CB, acc,
+            mask=kept[:, None] & (j == KH * KW * CB)[None, :],
+        )  # fmt: skip

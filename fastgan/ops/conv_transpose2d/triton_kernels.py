@@ -15,13 +15,14 @@ batch is a multiple of the tile."""
 import triton
 import triton.language as tl
 
-from fastgan.ops.common.triton_epilogue import finished, rounded
+from fastgan.ops.common.triton_epilogue import before_activation, finished, rounded
 from fastgan.ops.conv_transpose2d.triton_taps import first_tap, next_step, places, split_steps, taps_down, taps_up
 
 
 @triton.jit
 def conv_transpose2d_kernel(
     input_ptr,  # [N, groups * CS, h, w]
+    after_ptr,  # like the input, which is the gradient after an activation that gave this; or None
     weight_ptr,  # [groups * CS, CB, KH, KW]
     bias_ptr,  # [groups * CB] or None
     output_ptr,  # [N, groups * CB, H, W], or splits of it one after the other in ACC
@@ -36,7 +37,8 @@ def conv_transpose2d_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M output pixels of one phase x BLOCK_N output channels of one group. rows x columns is the
-    number of pixels per phase and image; phases of a size that the stride does not divide mask the last one."""
+    number of pixels per phase and image; phases of a size that the stride does not divide mask the last one.
+    ACTIVATION is applied to the output, or its derivative to the input."""
     pid = tl.program_id(0)
     m_tile = pid % m_tiles
     pid = pid // m_tiles
@@ -69,6 +71,8 @@ def conv_transpose2d_kernel(
 
     i_h, i_w = q_h + base_h, q_w + base_w  # at tap 0; tap t lies t * DILATION / GCD before
     a_ptr = input_ptr + (n * in_n + i_h * in_h + i_w * in_w)[:, None] + ((group * cs + k) * in_c)[None, :]
+    if after_ptr is not None:
+        after_a = after_ptr + (n * in_n + i_h * in_h + i_w * in_w)[:, None] + ((group * cs + k) * in_c)[None, :]
     b_ptr = weight_ptr + ((group * cs + k) * wt_s)[:, None] + (channel.to(OFFSET) * wt_b)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
     for _ in range(first, end):
@@ -84,11 +88,18 @@ def conv_transpose2d_kernel(
             b_ptr + (source.to(OFFSET) * wt_s + k_h.to(OFFSET) * wt_h + k_w.to(OFFSET) * wt_w),
             mask=(k < left)[:, None] & (channel < cb)[None, :], other=0.0,
         )  # fmt: skip
+        if after_ptr is not None:
+            a = before_activation(
+                a, after_a + (source.to(OFFSET) * in_c - back_h.to(OFFSET) * in_h - back_w.to(OFFSET) * in_w),
+                inside[:, None] & (k < left)[None, :], negative_slope, ACTIVATION, UPCAST,
+            )  # fmt: skip
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
         source, tap_h, tap_w = next_step(source, cs, tap_h, tap_w, skip_w, count_w, BLOCK_K)
-    acc = finished(acc, bias_ptr, group * cb + channel, (group + 1) * cb, negative_slope, ACTIVATION)
+    acc = finished(
+        acc, bias_ptr, group * cb + channel, (group + 1) * cb, negative_slope, ACTIVATION if after_ptr is None else 0
+    )
     to = (n * out_n + o_h * out_h + o_w * out_w)[:, None] + ((group * cb + channel) * out_c)[None, :]
     tl.store(
         output_ptr + split.to(OFFSET) * out_split + to, rounded(acc, output_ptr, UPCAST),
@@ -167,15 +178,17 @@ def conv2d_kernel(
 @triton.jit
 def conv2d_weight_kernel(
     small_ptr,  # [N, groups * CS, h, w]
+    after_ptr,  # like the small image, which is the gradient after an activation that gave this; or None
     big_ptr,  # [N, groups * CB, H, W]
     output_ptr,  # [groups * CS, CB, KH, KW], or splits of it one after the other in ACC
-    batch, cs, cb, h, w, big_h, big_w, m_tiles, n_tiles, groups, splits,
+    negative_slope: tl.float64, batch, cs, cb, h, w, big_h, big_w, m_tiles, n_tiles, groups, splits,
     sm_n, sm_c, sm_h, sm_w,
     bg_n, bg_c, bg_h, bg_w,
     out_split, out_s, out_b, out_h, out_w,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-    ONE_PLACE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, OFFSET: tl.constexpr,
+    ACTIVATION: tl.constexpr, ONE_PLACE: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, OFFSET: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M x BLOCK_N channels of one tap of one group, summed over one split of the pixels that meet
@@ -219,6 +232,12 @@ def conv2d_weight_kernel(
             b_ptr + (n * bg_n + o_h * bg_h + o_w * bg_w)[:, None],
             mask=inside[:, None] & (b_channel < cb)[None, :], other=0.0,
         )  # fmt: skip
+        if after_ptr is not None:
+            after_a = (
+                after_ptr + ((group * cs + s_channel) * sm_c)[:, None] + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :]
+            )
+            seen = (s_channel < cs)[:, None] & inside[None, :]
+            a = before_activation(a, after_a, seen, negative_slope, ACTIVATION, UPCAST)
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)

@@ -20,7 +20,7 @@ def first_tap(phase, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.const
 @triton.jit
 def places(first, count, batch, rows, columns):
     """(lowest, highest) row and column of the places that pixels first, ..., first + count - 1 have."""
-    low, high = first // batch, tl.minimum((first + count - 1) // batch, rows * columns - 1)
+    low, high = first // batch, tl.minimum((first + count - 1) // batch, tl.full((), rows, first.dtype) * columns - 1)
     low_h, high_h = low // columns, high // columns
     low_w = tl.where(low_h == high_h, low % columns, 0)
     high_w = tl.where(low_h == high_h, high % columns, columns - 1)

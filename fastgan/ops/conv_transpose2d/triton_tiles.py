@@ -19,7 +19,8 @@ PROCESSORS = 132
 #: (64 a clock), bytes that all of them take together.
 FLOPS, BYTES, ALL_BYTES = 6.0e6, 1.1e5, 5.5e6
 #: Microseconds: of a step of a pipelined loop, and of a program and a launch beside their steps, at least.
-_STEP, _PROGRAM, _LAUNCH = 0.1, 1.0, 2.0
+_STEP, _PROGRAM, LAUNCH = 0.1, 1.0, 2.0
+_WGMMA = (9, 10)  # compute capabilities whose matrix products do not pass through registers
 
 
 class Tile(NamedTuple):
@@ -35,7 +36,9 @@ class Tile(NamedTuple):
 
 class Work(NamedTuple):
     """``copies`` products of [m, k] and [k, n]: phases or taps, and groups. ``k`` is the longest sum, ``mean`` the mean
-    one, ``depth`` the part of k that is consecutive; ``packed``: channels are neighbours in memory."""
+    one, ``depth`` the part of k that is consecutive; ``packed``: channels are neighbours in memory;
+    ``behind``: a second tensor is loaded with the first operand, which is a gradient behind an activation;
+    ``gathered``: the values of one operand have an address each."""
 
     copies: int
     m: int
@@ -44,6 +47,8 @@ class Work(NamedTuple):
     mean: float
     depth: int
     packed: bool = True
+    behind: bool = False
+    gathered: bool = False
 
 
 class Machine(NamedTuple):
@@ -65,7 +70,8 @@ def covering(channels: int, most: int) -> int:
     return min(most, max(16, power_of_two(channels)))
 
 
-#: (rows, columns, warps, stages) for 16-bit types, 64 deep. None of them spills (python -m bench audit).
+#: (rows, columns, warps, stages) for 16-bit types, 64 deep. `python -m bench audit` shows that none spills on sm_80,
+#: 90, 100.
 _HALF = (
     (64, 64, 4, 4),
     (64, 128, 4, 4),
@@ -77,7 +83,7 @@ _HALF = (
 )
 
 
-def _candidates(dtype: torch.dtype, tf32: bool, work: Work) -> Iterable[Tile]:
+def _candidates(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) -> Iterable[Tile]:
     """Tiles whose rows and columns are not mostly empty. IEEE float32 has no matrix instruction, and spills with more
     than these rows, columns or depth, as TF32 and float64 do."""
     if not is_half(dtype):
@@ -88,6 +94,11 @@ def _candidates(dtype: torch.dtype, tf32: bool, work: Work) -> Iterable[Tile]:
         yield Tile(64, covering(work.n, 64), covering(work.depth, 32), 4, 2)
         return
     for block_m, block_n, warps, stages in _HALF:
+        large = max(block_m, block_n) > 128
+        deep = work.gathered and work.depth > 64
+        if large and (work.behind or deep or machine.major > max(_WGMMA)):  # they would spill
+            continue
+        warps = 8 if (work.behind and block_m > 64) or (work.gathered and block_m * block_n > 64 * 64) else warps
         if (block_m == 64 or work.m > block_m // 2) and (block_n == 64 or work.n > block_n // 2):
             yield Tile(block_m, covering(work.n, block_n), covering(work.depth, 64), warps, stages)
 
@@ -103,7 +114,7 @@ def _estimate(tile: Tile, work: Work, itemsize: int, processors: int) -> float:
     time = max(-(-longest // tile.splits) * max(busy, _STEP), each * steps / tile.splits * busy)
     time = max(time + _PROGRAM * min(each, 2), programs * steps * loaded / ALL_BYTES)
     if tile.splits > 1:
-        time += _LAUNCH + 8 * tile.splits * work.copies * work.m * work.n / ALL_BYTES
+        time += LAUNCH + 8 * tile.splits * work.copies * work.m * work.n / ALL_BYTES
     return time
 
 
@@ -111,8 +122,8 @@ def _estimate(tile: Tile, work: Work, itemsize: int, processors: int) -> float:
 def choose(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) -> Tile:
     """The tile and the number of splits with the least estimate."""
     found = []
-    for tile in _candidates(dtype, tf32, work):
-        loaded = (tile.block_m + tile.block_n) * tile.block_k * dtype.itemsize
+    for tile in _candidates(dtype, tf32, work, machine):
+        loaded = (tile.block_m * (2 if work.behind else 1) + tile.block_n) * tile.block_k * dtype.itemsize
         tile = tile._replace(num_stages=max(1, min(tile.num_stages, machine.shared // loaded)))
         for splits in (1, 2, 4, 8, 16, 32, 64, 128):
             if splits == 1 or 4 * splits * tile.block_k <= work.k:
@@ -121,10 +132,9 @@ def choose(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) -> Tile
     return min(found)[1]
 
 
-def fold(dtype: torch.dtype, machine: Machine, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the tiles of small pixels in which the transposed convolution of few channels folds its
-    columns: whole images of ``height`` x ``width`` where they fit. With as many on an sm_80, or in float32, it
-    spills."""
-    most = 256 if is_half(dtype) and machine.major >= 9 else 128
-    columns = min(power_of_two(width), 16)
-    return min(power_of_two(height), most // columns), columns
+def fold(dtype: torch.dtype, machine: Machine, columns: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the tiles of small pixels in which the transposed convolution of few channels folds so many
+    columns: whole images of ``height`` x ``width`` where they fit. As many elsewhere, or in float32, would spill."""
+    most = 256 if is_half(dtype) and machine.major in _WGMMA and columns <= 64 else 128
+    across = min(power_of_two(width), 16)
+    return min(power_of_two(height), most // across), across

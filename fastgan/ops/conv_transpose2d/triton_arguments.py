@@ -1,0 +1,189 @@
+"""What every launch of this slice needs: allocation, splits, and the kernels' constants."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch.backends import cudnn
+
+from fastgan.ops.common import triton_epilogue
+from fastgan.ops.common.activation import Activation
+from fastgan.ops.common.dtypes import accumulate_type, is_half
+from fastgan.ops.common.triton_runtime import interpreting
+from fastgan.ops.conv_transpose2d import triton_tiles as tiles
+from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, meetings
+
+_FEW_CHANNELS = 8  # of the big image: taps and channels make columns together
+_MOST_COLUMNS = 128
+_FAR = 1 << 30  # elements from the first one: offsets, each the sum of two, need 64 bits
+
+
+def rows_of_programs(tensor: torch.Tensor, rows: int, each: int) -> int:
+    """How many of ``rows`` rows of ``each`` programs are launched, for two programs a multiprocessor; they take the
+    others in turn."""
+    return min(rows, triton.cdiv(2 * machine(tensor.device).processors, each))
+
+
+def few_channels(tensor: torch.Tensor, weight: Pair, groups: int) -> bool:
+    """Whether taps and channels of the big image are columns of one product."""
+    few = groups == 1 and weight[1] <= _FEW_CHANNELS and math.prod(weight[1:]) <= _MOST_COLUMNS
+    return few and tensor.dtype is not torch.float64
+
+
+class Fold(NamedTuple):
+    """Tiles of small pixels within which the columns of few channels fold: their size, how many rows and columns before
+    an output pixel's own they hold for their neighbours' sake, how many of them are stored, and how many tiles an image
+    has."""
+
+    block: Pair
+    low: Pair
+    valid: Pair
+    per_image: Pair
+
+
+def fold_tile(input: torch.Tensor, weight: torch.Tensor, geometry: Geometry, output_size: Pair) -> Fold | None:
+    """Those of the transposed convolution, where they pay: the columns make a power of two, and at least half of a
+    tile's rows and columns are stored."""
+    stride, padding = geometry.stride, geometry.padding
+    taps = tuple(-(-k // s) for k, s in zip(weight.shape[2:], stride, strict=True))
+    sizes, width = (*taps, *stride), tiles.power_of_two(weight.shape[1])
+    fits = few_channels(input, weight.shape, geometry.groups) and max(geometry.dilation) == 1 and max(sizes) <= 4
+    fits = fits and all(size == tiles.power_of_two(size) for size in sizes)
+    quotients = tuple(-(-size // step) for size, step in zip(output_size, stride, strict=True))
+    extent = tuple(max(sizes) for sizes in zip(input.shape[2:], quotients, strict=True))
+    if not fits or math.prod(sizes) * width > _MOST_COLUMNS or min(extent) < 4:
+        return None
+    block = tiles.fold(input.dtype, machine(input.device), math.prod(sizes) * width, *extent)
+    low, valid = [0, 0], list(block)
+    for axis in (0, 1):
+        if extent[axis] > block[axis]:
+            # an output pixel meets the small pixels from its own less -least to its own plus most
+            least = padding[axis] // stride[axis] - taps[axis] + 1
+            most = (stride[axis] - 1 + padding[axis]) // stride[axis]
+            low[axis] = max(-least, 0)
+            valid[axis] = block[axis] - low[axis] - max(most, 0)
+            if 2 * valid[axis] < block[axis]:
+                return None
+    per_image = tuple(-(-size // stored) for size, stored in zip(quotients, valid, strict=True))
+    return Fold(block, tuple(low), tuple(valid), per_image)
+
+
+def split_output(
+    output: torch.Tensor, bias: torch.Tensor | None, splits: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(what the kernel writes to, the bias that it adds): the output itself, or a copy for each split and no bias."""
+    if splits == 1:
+        return output, dense(bias)
+    nhwc = output.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if nhwc else torch.contiguous_format
+    shape = (splits * output.shape[0], *output.shape[1:])
+    return empty(shape, output, memory_format, accumulate_type(output.dtype)), None
+
+
+def add_splits(
+    split: torch.Tensor, bias: torch.Tensor | None, output: torch.Tensor, act: int, negative_slope: float, splits: int
+) -> None:
+    """Add up what the splits wrote."""
+    if splits == 1:
+        return
+    size, block = output.numel(), 512 if splits <= 4 else 128
+    triton_epilogue.finish_kernel[(triton.cdiv(size, block),)](
+        split, dense(bias), output,
+        float(negative_slope), size, splits, output.shape[1], output.stride(1),
+        ACTIVATION=act, UPCAST=interpreting() and is_half(output.dtype),
+        OFFSET=tl.int64 if size * splits >= _FAR else tl.int32,
+        BLOCK_SPLITS=min(tiles.power_of_two(splits), 16), BLOCK=block,
+    )  # fmt: skip
+
+
+def in_kernel(tensor: torch.Tensor, activation: int, after: torch.Tensor | None) -> tuple[int, int]:
+    """(the activation in the kernel, the one after it): tanh itself, not its derivative, is there in float32 only."""
+    if activation == Activation.TANH and tensor.dtype is torch.float64 and after is None:
+        return Activation.NONE, activation
+    return activation, Activation.NONE
+
+
+def channels_packed(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether the channels of both images, or of image and weight, are neighbours in memory."""
+    return first.stride(1) == 1 and second.stride(1) == 1
+
+
+def dense(bias: torch.Tensor | None) -> torch.Tensor | None:
+    """A bias with stride 1 (a copy of C elements if it has another)."""
+    return None if bias is None else bias.contiguous()
+
+
+def empty(
+    shape: tuple[int, ...], like: torch.Tensor, memory_format: torch.memory_format, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+def pairs_inside(small: Pair, big: Pair, kernel: Pair, geometry: Geometry) -> int:
+    """Pairs of a small pixel and a tap inside the big image."""
+    return math.prod(meetings(*axis) for axis in zip(small, big, kernel, *geometry[:3], strict=True))
+
+
+def choose_tile(tensor: torch.Tensor, work: tiles.Work) -> tiles.Tile:
+    return tiles.choose(tensor.dtype, tf32(), work, machine(tensor.device))
+
+
+@functools.cache
+def machine(device: torch.device) -> tiles.Machine:
+    """An H100 where there is no GPU, so that what is interpreted is what one would run."""
+    if device.type != "cuda":
+        return tiles.Machine()
+    properties = torch.cuda.get_device_properties(device)
+    return tiles.Machine(properties.major, properties.multi_processor_count, properties.shared_memory_per_block_optin)  # type: ignore[attr-defined]
+
+
+def constants(geometry: Geometry, kernel: Pair) -> dict[str, Any]:
+    stride, padding, dilation, _ = geometry
+    return {
+        "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
+        "DILATION_H": dilation[0], "DILATION_W": dilation[1], "KH": kernel[0], "KW": kernel[1],
+    }  # fmt: skip
+
+
+def phases(geometry: Geometry) -> dict[str, int]:
+    """The first tap of a phase solves (phase + padding - tap * dilation) % stride == 0."""
+    gcds = [math.gcd(s, d) for s, d in zip(geometry.stride, geometry.dilation, strict=True)]
+    inverses = [
+        pow(d // g, -1, s // g) if s > g else 0
+        for s, d, g in zip(geometry.stride, geometry.dilation, gcds, strict=True)
+    ]
+    return {"GCD_H": gcds[0], "GCD_W": gcds[1], "INVERSE_H": inverses[0], "INVERSE_W": inverses[1]}
+
+
+def options(tile: tiles.Tile) -> dict[str, int]:
+    return {
+        "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
+        "num_warps": tile.num_warps, "num_stages": tile.num_stages,
+    }  # fmt: skip
+
+
+def tf32() -> bool:
+    """Whether torch lets convolutions round float32 operands to TF32; its default."""
+    return cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
+def arithmetic(geometry: Geometry, kernel: Pair, tensor: torch.Tensor, *others: torch.Tensor) -> dict[str, Any]:
+    """The accumulator, the precision of float32 products (torch's setting for convolutions), the interpreter's flag,
+    and the type of offsets into the tensors: they run beside an image by the padding and the kernel's span."""
+    spans = zip(kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    beside = (0, 0, *(step + before + between * taps for taps, step, before, between in spans))
+    reach = max(
+        sum((size - 1 + more) * abs(stride) for size, more, stride in zip(t.shape, beside, t.stride(), strict=True))
+        for t in (tensor, *others)
+    )
+    return {
+        "ACC": tl.float64 if tensor.dtype is torch.float64 else tl.float32,
+        "PRECISION": "tf32" if tensor.dtype is torch.float32 and tf32() else "ieee",
+        "UPCAST": interpreting() and is_half(tensor.dtype),
+        "OFFSET": tl.int64 if reach >= _FAR else tl.int32,
+    }

@@ -101,7 +101,7 @@ def add_splits(
     )  # fmt: skip
 
 
-def in_kernel(tensor: torch.Tensor, activation: int, after: torch.Tensor | None) -> tuple[int, int]:
+def fused_activation(tensor: torch.Tensor, activation: int, after: torch.Tensor | None) -> tuple[int, int]:
     """(the activation in the kernel, the one after it): tanh itself, not its derivative, is there in float32 only."""
     if activation == Activation.TANH and tensor.dtype is torch.float64 and after is None:
         return Activation.NONE, activation

@@ -79,20 +79,14 @@ def conv_transpose2d_kernel(
         back_h, back_w = tap_h * (DILATION_H // GCD_H), tap_w * (DILATION_W // GCD_W)
         inside = pixel & (i_h >= back_h) & (i_h - back_h < h) & (i_w >= back_w) & (i_w - back_w < w)
         left = cs - source
-        a = tl.load(
-            a_ptr + (source.to(OFFSET) * in_c - back_h.to(OFFSET) * in_h - back_w.to(OFFSET) * in_w),
-            mask=inside[:, None] & (k < left)[None, :], other=0.0,
-        )  # fmt: skip
+        at_a = source.to(OFFSET) * in_c - back_h.to(OFFSET) * in_h - back_w.to(OFFSET) * in_w
+        seen = inside[:, None] & (k < left)[None, :]
+        a = tl.load(a_ptr + at_a, mask=seen, other=0.0)
         k_h, k_w = first_h + tap_h * (STRIDE_H // GCD_H), first_w + tap_w * (STRIDE_W // GCD_W)
-        b = tl.load(
-            b_ptr + (source.to(OFFSET) * wt_s + k_h.to(OFFSET) * wt_h + k_w.to(OFFSET) * wt_w),
-            mask=(k < left)[:, None] & (channel < cb)[None, :], other=0.0,
-        )  # fmt: skip
+        at_b = source.to(OFFSET) * wt_s + k_h.to(OFFSET) * wt_h + k_w.to(OFFSET) * wt_w
+        b = tl.load(b_ptr + at_b, mask=(k < left)[:, None] & (channel < cb)[None, :], other=0.0)
         if after_ptr is not None:
-            a = before_activation(
-                a, after_a + (source.to(OFFSET) * in_c - back_h.to(OFFSET) * in_h - back_w.to(OFFSET) * in_w),
-                inside[:, None] & (k < left)[None, :], negative_slope, ACTIVATION, UPCAST,
-            )  # fmt: skip
+            a = before_activation(a, after_a + at_a, seen, negative_slope, ACTIVATION, UPCAST)
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)

@@ -26,7 +26,7 @@ from fastgan.ops.conv_transpose2d.triton_arguments import (
     empty,
     few_channels,
     fold_tile,
-    in_kernel,
+    fused_activation,
     options,
     pairs_inside,
     phases,
@@ -55,7 +55,7 @@ def conv_transpose2d(
     output = empty((batch, cb * groups, *output_size), input, output_memory_format(input, weight))
     if output.numel() == 0:
         return output
-    act, later = in_kernel(input, activation, after)
+    act, later = fused_activation(input, activation, after)
     rows, cols = (-(-size // step) for size, step in zip(output_size, stride, strict=True))
     taps = [-(-k // s) for k, s in zip(weight.shape[2:], stride, strict=True)]
     fold = fold_tile(input, weight, geometry, output_size)
@@ -98,7 +98,7 @@ def conv2d(
     output = empty((batch, cs * groups, *output_size), input, output_memory_format(input, weight))
     if output.numel() == 0:
         return output
-    act, later = in_kernel(input, activation, None)
+    act, later = fused_activation(input, activation, None)
     pixels, taps = batch * output_size[0] * output_size[1], weight.shape[2] * weight.shape[3]
     few = few_channels(input, weight.shape, groups)
     inside = pairs_inside(output_size, (big_h, big_w), weight.shape[2:], geometry) / math.prod(output_size)

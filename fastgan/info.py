@@ -26,6 +26,8 @@ def _conv(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
         weight, geometry = torch.zeros(2, 2, 4, 4, device=device), ((2, 2), (1, 1), (1, 1), 1)
         if op == "conv2d_weight":
             return (small, big, (4, 4), *geometry)
+        if op == "conv2d_act_backward":
+            return (small, small, big, weight, True, (4, 4), (4, 4), *geometry, 1, 0.0)
         first, size = (small, (4, 4)) if op.startswith("conv_transpose2d") else (big, (2, 2))
         activation = (1, 0.0) if op.endswith("_act") else ()
         return (first, weight, None, size, *geometry, *activation)
@@ -52,7 +54,17 @@ def _norm(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
 
 # Typical float32 arguments of every op: what a backend supports may depend on them.
 SAMPLES: dict[str, Callable[[torch.device], tuple[Any, ...]]] = {
-    **{op: _conv(op) for op in ("conv_transpose2d", "conv2d", "conv2d_weight", "conv_transpose2d_act", "conv2d_act")},
+    **{
+        op: _conv(op)
+        for op in (
+            "conv_transpose2d",
+            "conv2d",
+            "conv2d_weight",
+            "conv_transpose2d_act",
+            "conv2d_act",
+            "conv2d_act_backward",
+        )
+    },
     **{
         op: _norm(op)
         for op in (

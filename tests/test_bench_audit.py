@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import audit, counts, sass
 from bench.launches import COMPILED, COUNTED, MACHINES, Case
@@ -73,6 +74,13 @@ def test_what_is_worse_is_said(change: dict[str, object], words: str) -> None:
     assert words in line
 
 
+def test_of_another_compiler_only_counts_are_compared() -> None:
+    other = replace(ROW, spills=8, wide=0.5, occupancy=0.1, instruction="HMMA")
+    assert list(audit.worse([other], [ROW], compilers_differ=True)) == []
+    (line,) = audit.worse([replace(other, sectors=5.0)], [ROW], compilers_differ=True)
+    assert "sectors" in line
+
+
 def test_what_is_better_is_not() -> None:
     better = replace(ROW, flops=0.9, sectors=3.0, occupancy=0.5, registers=200, model_us=20.0)
     uncounted = replace(ROW, flops=None, sectors=None, model_us=None)
@@ -106,6 +114,7 @@ def test_a_name_that_no_case_has() -> None:
     assert done.returncode == 2 and "'nothing'" in done.stderr
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here, not interpreted")
 @pytest.mark.parametrize("op", ["conv_transpose2d", "conv2d", "conv2d_weight"])
 def test_counts_by_hand(op: str) -> None:
     """Of a layer with one tile of channels: products are tiles, sectors what lies under a program's loads and

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 import fastgan
 from fastgan import functional
+from fastgan.ops.common.activation import Activation
 from fastgan.ops.conv_transpose2d import autograd
 from fastgan.ops.conv_transpose2d import triton_tiles as tiles
 from fastgan.ops.conv_transpose2d.geometry import Geometry
@@ -121,19 +122,23 @@ def check(op: str, case: Conv, device: torch.device, make: Callable[..., torch.T
 
 
 TILES = [
-    *((tiles.Tile(m, n, 64, warps, stages), (70, 66)) for m, n, warps, stages in tiles._HALF),
-    (tiles.Tile(64, 64, 64, 4, 4, splits=3), (70, 66)),
-    (tiles.Tile(64, 32, 16, 4, 3), (20, 34)),
-    (tiles.Tile(64, 32, 16, 4, 3, splits=3), (20, 34)),
+    *((tiles.Tile(m, n, 64, warps, stages), (70, 66), torch.float16) for m, n, warps, stages in tiles._HALF),
+    (tiles.Tile(64, 64, 64, 4, 4, splits=3), (70, 66), torch.float16),
+    (tiles.Tile(64, 32, 16, 4, 3), (20, 34), torch.float32),
+    (tiles.Tile(64, 32, 16, 4, 3, splits=3), (20, 34), torch.float32),
 ]
 
 
-@pytest.mark.parametrize(("tile", "channels"), TILES, ids=lambda value: "x".join(map(str, value)))
+@pytest.mark.parametrize(
+    ("tile", "channels", "dtype"),
+    TILES,
+    ids=lambda value: "x".join(map(str, value)) if isinstance(value, tuple) else "",
+)
 @ops
-def test_every_tile(op, tile, channels, device, launched, monkeypatch):
+def test_every_tile(op, tile, channels, dtype, device, launched, monkeypatch):
     """Tails of all three extents, and three splits of as many steps as there are."""
     force(monkeypatch, tile)
-    check(op, replace(LAYER, channels=channels), device)
+    check(op, replace(LAYER, channels=channels), device, lambda shape: integers(shape, dtype, 2))
     assert launched == [f"{op}_kernel", *(["finish_kernel"] if tile.splits > 1 else [])]
 
 
@@ -308,6 +313,13 @@ def test_a_bias_gradient_is_no_tf32_product(device):
         sums = launch().conv2d_weight(small, big, (4, 4), relation, sums=True)[1]
         assert (sums is None) == tf32
     torch.backends.cudnn.allow_tf32 = False
+
+
+def test_activation_numbers():
+    from fastgan.ops.common import triton_epilogue
+
+    for kind in (Activation.RELU, Activation.LEAKY_RELU, Activation.TANH):
+        assert getattr(triton_epilogue, kind.name).value == kind
 
 
 def test_tensors_beyond_2_to_the_31_elements(device):

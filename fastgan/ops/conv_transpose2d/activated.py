@@ -2,7 +2,8 @@
 
 Saved is the output, not what it was made of: it is there anyway, and the derivative follows from it. The gradient
 before the activation is made by torch's differentiable ops, and from there on it is that of the linear map. The
-output is differentiable where it is saved, so the activation's own second derivative is in it.
+output is differentiable where it is saved, so the activation's own second derivative is in it. Where nobody
+differentiates again, a backend may have kernels for all of it: :func:`_fused_gradients`.
 
 Gradient order: any, backward and forward.
 """

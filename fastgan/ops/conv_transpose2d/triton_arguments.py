@@ -174,13 +174,16 @@ def tf32() -> bool:
 
 def arithmetic(geometry: Geometry, kernel: Pair, tensor: torch.Tensor, *others: torch.Tensor) -> dict[str, Any]:
     """The accumulator, the precision of float32 products (torch's setting for convolutions), the interpreter's flag,
-    and the type of offsets into the tensors: they run beside an image by the padding and the kernel's span."""
-    spans = zip(kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
-    beside = (0, 0, *(step + before + between * taps for taps, step, before, between in spans))
-    reach = max(
+    and the type of pixels' numbers and of offsets into the tensors: these run beside an image by the padding and the
+    kernel's span."""
+    axes = zip(kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    beside = (0, 0, *(step + before + between * taps for taps, step, before, between in axes))
+    tensors = (tensor, *others)
+    spans = [
         sum((size - 1 + more) * abs(stride) for size, more, stride in zip(t.shape, beside, t.stride(), strict=True))
-        for t in (tensor, *others)
-    )
+        for t in tensors
+    ]
+    reach = max(*spans, *(t.numel() for t in tensors))  # an expanded tensor has more pixels than it reaches
     return {
         "ACC": tl.float64 if tensor.dtype is torch.float64 else tl.float32,
         "PRECISION": "tf32" if tensor.dtype is torch.float32 and tf32() else "ieee",

@@ -51,10 +51,8 @@ def conv_transpose2d_columns_kernel(
     for work in range(tl.program_id(0), batch * tiles_h * tiles_w, step):
         n = tl.full((), work, OFFSET) // (tiles_h * tiles_w)
         tile = work % (tiles_h * tiles_w)
-        top, left = (
-            tile // tiles_w * valid_h - low_h,
-            tile % tiles_w * valid_w - low_w,
-        )  # small pixel of the tile's corner
+        # the small pixel in the tile's corner
+        top, left = tile // tiles_w * valid_h - low_h, tile % tiles_w * valid_w - low_w
         q_h, q_w = top + row, left + column
         pixel = (q_h >= 0) & (q_h < h) & (q_w >= 0) & (q_w < w)
         a_ptr = input_ptr + (n * in_n + q_h.to(OFFSET) * in_h + q_w.to(OFFSET) * in_w)[:, None]

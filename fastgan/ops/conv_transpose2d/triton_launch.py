@@ -204,8 +204,9 @@ def conv2d_act_backward(
     activation: int,
     negative_slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of input, weight and bias of :func:`conv2d` with an activation, each empty unless the weight, the input
-    or ``bias`` asks for it. The gradient before the activation is not stored, except for a bias alone."""
+    """Gradients of input, weight and bias of :func:`conv2d` with an activation, each empty unless the weight, the
+    input or ``bias`` asks for it. The gradient before the activation is not stored, except for a bias gradient that
+    the weight's kernel does not sum."""
     if grad_output.stride() != output.stride():
         grad_output = torch.empty_like(output).copy_(grad_output)
     if grad_output.stride() != output.stride():

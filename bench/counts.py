@@ -32,9 +32,8 @@ class Counter:
         size = pointers.get_element_ty().primitive_bitwidth // 8
         sector = np.where(keep.astype(bool), address.astype(np.int64) // SECTOR, -1)
         assert not (address.astype(np.int64)[keep.astype(bool)] % size).any(), "an element in two sectors"
-        if (
-            sector.ndim == 2 and sector.shape[0] > 1
-        ):  # neighbours share a sector: most are dropped before they are sorted
+        # neighbours share a sector: most are dropped before they are sorted
+        if sector.ndim == 2 and sector.shape[0] > 1:
             down = int((sector[1:] == sector[:-1]).sum()) > int((sector[:, 1:] == sector[:, :-1]).sum())
             sector = sector.T if down else sector
         flat = np.ravel(sector)

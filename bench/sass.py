@@ -71,9 +71,14 @@ def _type(value: Any) -> str:
     return "*" + names[value.dtype]
 
 
+def cuobjdump(triton_folder: Path) -> Path:
+    """Where Triton's wheel has NVIDIA's tool, if it came with it."""
+    return triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
 def disassembled(cubin: bytes, triton_folder: Path) -> tuple[int, int, str]:
     """(registers, bytes of stack, listing) of a kernel without local arrays, whose stack is spilled registers."""
-    tool = triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
+    tool = cuobjdump(triton_folder)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)

@@ -11,14 +11,14 @@ import importlib
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from bench.sass import cuobjdump, disassembled
 
 ARCHITECTURES = (80, 90, 100)
 BN = "fastgan.ops.batch_norm_act.triton_kernels:batch_norm_act_"
@@ -194,11 +194,7 @@ def missing_tools() -> str | None:
     spec = importlib.util.find_spec("triton")
     if spec is None or spec.origin is None:
         return "triton is not installed"
-    return None if _cuobjdump(Path(spec.origin).parent).exists() else "this Triton comes without NVIDIA's tools"
-
-
-def _cuobjdump(triton_folder: Path) -> Path:
-    return triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return None if cuobjdump(Path(spec.origin).parent).exists() else "this Triton comes without NVIDIA's tools"
 
 
 def compile_all(jobs: Sequence[Job], architectures: Sequence[int], cache: Path, timeout: float = 300) -> list[Usage]:
@@ -247,22 +243,9 @@ def compile_job(job: Job, arch: int) -> Usage:
     }
     source = ASTSource(fn=fn, signature=types, constexprs=constants, attrs=divisible)
     kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": job.num_warps})
-    registers, spills = _resources(kernel.asm["cubin"], Path(triton.__file__).parent)
+    registers, spills, _ = disassembled(kernel.asm["cubin"], Path(triton.__file__).parent)
     label = f"{name.removesuffix('_kernel')} {job.label}".strip()
     return Usage(label, arch, registers, spills, kernel.metadata.shared)
-
-
-def _resources(cubin: bytes, triton_folder: Path) -> tuple[int, int]:
-    """(registers, bytes of stack) per thread. These kernels have no local arrays, so a stack is spilled registers."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-        text = subprocess.run(
-            [_cuobjdump(triton_folder), "--dump-resource-usage", path], capture_output=True, text=True, check=True
-        ).stdout
-    registers, stack, local = (re.search(rf"{key}:(\d+)", text) for key in ("REG", "STACK", "LOCAL"))
-    assert registers and stack and local, text
-    return int(registers[1]), int(stack[1]) + int(local[1])
 
 
 def _main() -> None:

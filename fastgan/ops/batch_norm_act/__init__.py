@@ -41,6 +41,10 @@ def _stats_fake(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, torch.empty_like(mean)
 
 
+def _chained_stats_fake(input: torch.Tensor, *_rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _vector(input), _vector(input)
+
+
 def _backward_reduce_fake(
     grad_output: torch.Tensor, input: torch.Tensor, *_rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,4 +119,15 @@ define(
     f"Tensor rstd, Tensor per_centred, Tensor per_element, {_ACTIVATION}) -> Tensor grad_input",
     _backward_apply_fake,
     _backends("batch_norm_act_backward_apply", "backward_apply", reference.backward_apply, backward=True),
+)
+
+# What a chain of convolutions starts from (chained.py).
+define(
+    "batch_norm_stats(Tensor input, Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, float eps) -> "
+    "(Tensor mean, Tensor rstd)",
+    _chained_stats_fake,
+    [
+        Backend("triton", _triton("chained_stats"), _triton_supports),
+        Backend("reference", reference.chained_stats, always),
+    ],
 )

@@ -10,6 +10,7 @@ import torch
 
 from fastgan.ops.common import activation as act
 from fastgan.ops.common.dtypes import accumulate_type
+from fastgan.ops.common.statistics import channels
 
 Vector = torch.Tensor | None
 Statistics = tuple[torch.Tensor, torch.Tensor] | None
@@ -32,7 +33,7 @@ def gradients(
     grad_weight, grad_bias = (grad * xhat).sum(dims), grad.sum(dims)
     if statistics is None:
         grad = grad - grad.mean(dims, keepdim=True) - xhat * (grad * xhat).mean(dims, keepdim=True)
-    grad = grad * rstd if weight is None else grad * (rstd * _channels(weight, input))
+    grad = grad * rstd if weight is None else grad * (rstd * channels(weight, input))
     return grad.to(input.dtype), grad_weight, grad_bias
 
 
@@ -55,11 +56,11 @@ def tangent(
         moved = along_input.to(xhat.dtype)
         if statistics is None:
             moved = moved - moved.mean(dims, keepdim=True) - xhat * (moved * xhat).mean(dims, keepdim=True)
-        terms.append(moved * rstd if weight is None else moved * (rstd * _channels(weight, input)))
+        terms.append(moved * rstd if weight is None else moved * (rstd * channels(weight, input)))
     if along_weight is not None:
-        terms.append(xhat * _channels(along_weight, input))
+        terms.append(xhat * channels(along_weight, input))
     if along_bias is not None:
-        terms.append(_channels(along_bias, input).to(xhat.dtype).expand_as(xhat))
+        terms.append(channels(along_bias, input).to(xhat.dtype).expand_as(xhat))
     if not terms:
         return None
     total = sum(terms[1:], terms[0])
@@ -70,16 +71,11 @@ def _all_but_channels(input: torch.Tensor) -> list[int]:
     return [dim for dim in range(input.dim()) if dim != 1]
 
 
-def _channels(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A per-channel vector [C] in a shape that broadcasts over [N, C, ...]."""
-    return vector.view(1, -1, *(1,) * (like.dim() - 2))
-
-
 def _normalise(input: torch.Tensor, statistics: Statistics, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """(xhat, rstd), in the accumulate type."""
     wide = input.to(accumulate_type(input.dtype))
     if statistics is not None:
-        mean, rstd = (_channels(vector, input) for vector in statistics)
+        mean, rstd = (channels(vector, input) for vector in statistics)
         return (wide - mean) * rstd, rstd
     dims = _all_but_channels(input)
     centred = wide - wide.mean(dims, keepdim=True)
@@ -89,5 +85,5 @@ def _normalise(input: torch.Tensor, statistics: Statistics, eps: float) -> tuple
 
 def _affine(xhat: torch.Tensor, weight: Vector, bias: Vector) -> torch.Tensor:
     """The value before the activation."""
-    output = xhat if weight is None else xhat * _channels(weight, xhat)
-    return output if bias is None else output + _channels(bias, xhat)
+    output = xhat if weight is None else xhat * channels(weight, xhat)
+    return output if bias is None else output + channels(bias, xhat)

@@ -11,31 +11,7 @@ import torch
 
 from fastgan.ops.common import activation as act
 from fastgan.ops.common.dtypes import accumulate_type
-
-
-def _channels(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A per-channel vector [C] in a shape that broadcasts over [N, C, ...]."""
-    return vector.view(1, -1, *(1,) * (like.dim() - 2))
-
-
-def stats(
-    input: torch.Tensor,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    momentum: float,
-    eps: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean, rstd) per channel of a float32 or float64 tensor; the running statistics are updated in place:
-    ``running = (1 - momentum) * running + momentum * batch``, the variance unbiased."""
-    if running_mean is not None and running_mean.dtype == input.dtype:
-        mean, var = torch.ops.aten.batch_norm_update_stats(input, running_mean, running_var, momentum)
-    else:
-        mean, var = torch.ops.aten.batch_norm_update_stats(input, None, None, 0.0)
-        if running_mean is not None and running_var is not None:  # 16-bit buffers
-            count = input.numel() // input.shape[1]
-            running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
-            running_var.copy_((1 - momentum) * running_var + momentum * (var * (count / (count - 1))))
-    return mean, torch.rsqrt(var + eps)
+from fastgan.ops.common.statistics import channels, stats
 
 
 def _normalise(
@@ -46,11 +22,11 @@ def _normalise(
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """Batch norm's output before the activation, a fresh tensor of the accumulate type."""
-    centred = input - _channels(mean, input)
-    scale = _channels(rstd if weight is None else rstd * weight, input)
+    centred = input - channels(mean, input)
+    scale = channels(rstd if weight is None else rstd * weight, input)
     if bias is None:
         return centred.mul_(scale)
-    return torch.addcmul(_channels(bias.to(centred.dtype), input), centred, scale, out=centred)
+    return torch.addcmul(channels(bias.to(centred.dtype), input), centred, scale, out=centred)
 
 
 def train(
@@ -138,7 +114,7 @@ def backward(
     else:
         grad_weight, grad_bias = _sums(grad, wide, mean, rstd)
         grad_weight, grad_bias = grad_weight.to(dtype), grad_bias.to(dtype)
-        grad_input = grad * _channels(rstd if weight is None else rstd * weight, input)
+        grad_input = grad * channels(rstd if weight is None else rstd * weight, input)
     return _like(input, grad_input), grad_weight, grad_bias
 
 
@@ -166,7 +142,7 @@ def _sums(
     """(grad_weight, grad_bias) in float64, as torch's kernel adds on a CPU: float32 sums of a few dozen values can lose
     ten times as much."""
     dims = [d for d in range(wide.dim()) if d != 1]
-    centred = wide - _channels(mean, wide)
+    centred = wide - channels(mean, wide)
     grad_bias, grad_weight = (terms.sum(dims, dtype=torch.float64) for terms in (grad, grad * centred))
     return grad_weight * rstd, grad_bias
 
@@ -180,11 +156,22 @@ def local_stats(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     dims = [d for d in range(input.dim()) if d != 1]
     wide = input.to(accumulate_type(input.dtype))
     mean = wide.mean(dims)
-    centred = wide - _channels(mean, wide)
+    centred = wide - channels(mean, wide)
     # what rounding took from the mean: it is all that is subtracted from the mean square
     rest = centred.mean(dims, dtype=torch.float64)
     var = centred.square().mean(dims, dtype=torch.float64) - rest.square()
     return mean + rest, var.clamp_(min=0)  # rounding may leave a tiny negative; NaN stays
+
+
+def chained_stats(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, rstd) of the batch; the running statistics are updated in place."""
+    return stats(input.to(accumulate_type(input.dtype)), running_mean, running_var, momentum, eps)
 
 
 def backward_reduce(
@@ -216,7 +203,7 @@ def backward_apply(
 ) -> torch.Tensor:
     """grad_input = rstd * weight * (g - per_element - (x - mean) * per_centred)."""
     grad, wide = _before_activation(grad_output, input, weight, bias, mean, rstd, activation, negative_slope)
-    centred = wide - _channels(mean, input)
-    grad = grad - _channels(per_element.to(grad.dtype), input)
-    grad = torch.addcmul(grad, centred, _channels(per_centred.to(grad.dtype), input), value=-1, out=grad)
-    return _like(input, grad.mul_(_channels(rstd if weight is None else rstd * weight, input)))
+    centred = wide - channels(mean, input)
+    grad = grad - channels(per_element.to(grad.dtype), input)
+    grad = torch.addcmul(grad, centred, channels(per_centred.to(grad.dtype), input), value=-1, out=grad)
+    return _like(input, grad.mul_(channels(rstd if weight is None else rstd * weight, input)))

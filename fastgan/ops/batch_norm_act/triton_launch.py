@@ -339,6 +339,20 @@ def local_stats(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, rstd.pow_(-2)  # eps is 0
 
 
+def chained_stats(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, rstd); the running statistics are updated in place. As ``reference.chained_stats``."""
+    mean = input.new_empty(input.shape[1], dtype=accumulate_type(input.dtype))
+    rstd = torch.empty_like(mean)
+    _stats(input, mean, rstd, None, running_mean, running_var, momentum, eps)
+    return mean, rstd
+
+
 def backward_reduce(
     grad_output: torch.Tensor,
     input: torch.Tensor,

@@ -22,7 +22,9 @@ def _pairs(stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
     return Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
-def _image_fake(channels: Any) -> Any:
+def image_fake(channels: Any) -> Any:
+    """The fake of a convolution whose output has ``channels(weight, groups)``."""
+
     def fake(
         input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Pair, *geometry: Any
     ) -> torch.Tensor:
@@ -34,7 +36,8 @@ def _image_fake(channels: Any) -> Any:
     return fake
 
 
-def _weight_fake(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, *geometry: Any) -> torch.Tensor:
+def weight_fake(small: torch.Tensor, big: torch.Tensor, kernel_size: Pair, *geometry: Any) -> torch.Tensor:
+    """The fake of the weight gradient."""
     shape = (small.shape[1], big.shape[1] // geometry[-1], *kernel_size)
     return torch.empty(shape, dtype=small.dtype, device=small.device, memory_format=output_memory_format(small, big))
 
@@ -82,7 +85,7 @@ def _backends(name: str, run_native: Any, native_supports: Any, run_reference: A
 
 define(
     f"conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
-    _image_fake(lambda weight, groups: weight.shape[1] * groups),
+    image_fake(lambda weight, groups: weight.shape[1] * groups),
     _backends(
         "conv_transpose2d", native.conv_transpose2d, native.image_supports, _reference_image(reference.conv_transpose2d)
     ),
@@ -90,13 +93,13 @@ define(
 )
 define(
     f"conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
-    _image_fake(lambda weight, groups: weight.shape[0]),
+    image_fake(lambda weight, groups: weight.shape[0]),
     _backends("conv2d", native.conv2d, native.image_supports, _reference_image(reference.conv2d)),
     batching.image_rule("conv2d"),
 )
 define(
     f"conv2d_weight(Tensor small, Tensor big, SymInt[2] kernel_size, {_GEOMETRY}) -> Tensor",
-    _weight_fake,
+    weight_fake,
     _backends("conv2d_weight", native.conv2d_weight, native.weight_supports, _reference_weight),
     batching.weight_rule,
 )
@@ -122,7 +125,7 @@ def _define_activated(name: str, channels: Any, run_native: Any, run_reference: 
     define(
         f"{name}_act(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}, int activation, "
         "float negative_slope) -> Tensor",
-        _of_linear(_image_fake(channels)),
+        _of_linear(image_fake(channels)),
         [
             Backend(
                 "native",
@@ -162,9 +165,9 @@ def _gradients_fake(
     groups = geometry[3]
     grad_input, grad_weight, grad_bias = (grad_output.new_empty(0) for _ in range(3))
     if weight is not None:
-        grad_input = _image_fake(lambda w, groups: w.shape[1] * groups)(output, weight, None, input_size, groups)
+        grad_input = image_fake(lambda w, groups: w.shape[1] * groups)(output, weight, None, input_size, groups)
     if input is not None:
-        grad_weight = _weight_fake(output, input, kernel_size, groups)
+        grad_weight = weight_fake(output, input, kernel_size, groups)
     if bias:
         grad_bias = grad_output.new_empty(grad_output.shape[1])
     return grad_input, grad_weight, grad_bias
@@ -210,19 +213,19 @@ define(
 )
 
 
-def _flops(small: Any, weight: Any) -> int:
+def conv_flops(small: Any, weight: Any) -> int:
     """Every pixel of the small image meets every tap of its group: a product and a sum each."""
     return 2 * small[0] * math.prod(small[2:]) * math.prod(weight)
 
 
 for _end in ("", "_act"):
-    register_flops(f"conv_transpose2d{_end}", lambda small, weight, *_rest, out_shape: _flops(small, weight))
-    register_flops(f"conv2d{_end}", lambda _big, weight, *_rest, out_shape: _flops(out_shape, weight))
-register_flops("conv2d_weight", lambda small, _big, *_rest, out_shape: _flops(small, out_shape))
+    register_flops(f"conv_transpose2d{_end}", lambda small, weight, *_rest, out_shape: conv_flops(small, weight))
+    register_flops(f"conv2d{_end}", lambda _big, weight, *_rest, out_shape: conv_flops(out_shape, weight))
+register_flops("conv2d_weight", lambda small, _big, *_rest, out_shape: conv_flops(small, out_shape))
 register_flops(
     "conv2d_act_backward",
     lambda _grad, small, big, weight, _bias, _size, kernel_size, *_rest, out_shape: sum(
-        _flops(small, (small[1], channels, *kernel_size))
+        conv_flops(small, (small[1], channels, *kernel_size))
         for channels in ((weight[1],) if weight else ()) + ((out_shape[1][1],) if big else ())
     ),
 )

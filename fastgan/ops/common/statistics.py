@@ -1,0 +1,30 @@
+"""Batch statistics of channels, in plain torch."""
+
+from __future__ import annotations
+
+import torch
+
+
+def channels(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A per-channel vector [C] in a shape that broadcasts over [N, C, ...]."""
+    return vector.view(1, -1, *(1,) * (like.dim() - 2))
+
+
+def stats(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, rstd) per channel of a float32 or float64 tensor; the running statistics are updated in place:
+    ``running = (1 - momentum) * running + momentum * batch``, the variance unbiased."""
+    if running_mean is not None and running_mean.dtype == input.dtype:
+        mean, var = torch.ops.aten.batch_norm_update_stats(input, running_mean, running_var, momentum)
+    else:
+        mean, var = torch.ops.aten.batch_norm_update_stats(input, None, None, 0.0)
+        if running_mean is not None and running_var is not None:  # 16-bit buffers
+            count = input.numel() // input.shape[1]
+            running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
+            running_var.copy_((1 - momentum) * running_var + momentum * (var * (count / (count - 1))))
+    return mean, torch.rsqrt(var + eps)

@@ -1,0 +1,160 @@
+"""The links of a chain [batch norm + activation -> convolution -> statistics] as ops: schemas, fakes, backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastgan.dispatch import Backend, always, define
+from fastgan.ops.common import triton_runtime
+from fastgan.ops.common.dtypes import accumulate_type
+from fastgan.ops.common.flops import register_flops
+from fastgan.ops.conv_transpose2d import conv_flops, image_fake, weight_fake
+from fastgan.ops.conv_transpose2d import reference as maps
+from fastgan.ops.conv_transpose2d.chain import reference
+from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
+
+_GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+_NORM = "Tensor? mean, Tensor? rstd, Tensor? gamma, Tensor? beta"
+_END = "int activation, float negative_slope"
+_CONVOLUTIONS = {"conv_transpose2d": maps.conv_transpose2d, "conv2d": maps.conv2d}
+_CHANNELS: dict[str, Any] = {
+    "conv_transpose2d": lambda weight, groups: weight.shape[1] * groups,
+    "conv2d": lambda weight, groups: weight.shape[0],
+}
+
+
+def norm_of(vectors: tuple[torch.Tensor | None, ...], activation: int, negative_slope: float) -> reference.Norm | None:
+    """The batch norm before the convolution, None without one."""
+    mean, rstd, gamma, beta = vectors
+    if mean is None or rstd is None:
+        return None
+    return reference.Norm(mean, rstd, gamma, beta, activation, negative_slope)
+
+
+def _vector(like: torch.Tensor, channels: int) -> torch.Tensor:
+    return like.new_empty(channels, dtype=accumulate_type(like.dtype))
+
+
+def _forward_fake(name: str) -> Any:
+    image = image_fake(_CHANNELS[name])
+
+    def fake(
+        input: torch.Tensor, mean: Any, rstd: Any, gamma: Any, beta: Any, weight: torch.Tensor, bias: Any,
+        running_mean: Any, running_var: Any, output_size: Pair, stride: Pair, padding: Pair, dilation: Pair,
+        groups: int, *_: Any,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        output = image(input, weight, bias, output_size, stride, padding, dilation, groups)
+        return output, _vector(output, output.shape[1]), _vector(output, output.shape[1])
+
+    return fake
+
+
+def _backward_fake(name: str) -> Any:
+    def fake(
+        grad_output: torch.Tensor, grad_mean: Any, grad_rstd: Any, output: torch.Tensor, output_mean: Any,
+        output_rstd: Any, input: torch.Tensor, mean: Any, rstd: Any, gamma: Any, beta: Any, weight: torch.Tensor,
+        of_input: bool, of_weight: bool, stride: Pair, padding: Pair, dilation: Pair, groups: int, *_: Any,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        vectors = [_vector(input, input.shape[1] if of_input and mean is not None else 0) for _ in range(4)]
+        grad_input = torch.empty_like(input) if of_input else input.new_empty(0)
+        pair = (input, output) if name == "conv_transpose2d" else (output, input)
+        grad_weight = weight_fake(*pair, tuple(weight.shape[2:]), groups) if of_weight else input.new_empty(0)
+        return grad_input, grad_weight, *vectors
+
+    return fake
+
+
+def _reference_forward(name: str) -> Any:
+    def run(input: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+        vectors, (weight, bias, *running), size = args[:4], args[4:8], tuple(args[8])
+        stride, padding, dilation, groups, momentum, eps, *end = args[9:]
+        geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
+        norm = norm_of(vectors, *end)
+        return tuple(
+            reference.forward(
+                _CONVOLUTIONS[name], input, norm, weight, bias, tuple(running), size, geometry, momentum, eps
+            )
+        )
+
+    return run
+
+
+def _reference_backward(name: str) -> Any:
+    def run(*args: Any) -> tuple[torch.Tensor, ...]:
+        gradients, result, input = args[:3], reference.Output(*args[3:6]), args[6]
+        vectors, weight = args[7:11], args[11]
+        of_input, of_weight, stride, padding, dilation, groups, *end = args[12:]
+        geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
+        back = reference.maps(input, weight, geometry, name == "conv_transpose2d")
+        wanted = (one if want else None for one, want in zip(back, (of_input, of_weight), strict=True))
+        before = reference.gradient_before(*gradients, result)
+        grad_input, grad_weight, *found = reference.gradients(*wanted, before, input, norm_of(vectors, *end))
+        grad_input = input.new_empty(0) if grad_input is None else torch.empty_like(input).copy_(grad_input)
+        if grad_weight is None:
+            grad_weight = input.new_empty(0)
+        else:
+            grad_weight = grad_weight.contiguous(memory_format=output_memory_format(input, result.output))
+        return grad_input, grad_weight, *(_vector(input, 0) if g is None else g for g in found)
+
+    return run
+
+
+def _triton(name: str, function: str) -> Any:
+    def run(*args: Any) -> tuple[torch.Tensor, ...]:
+        from fastgan.ops.conv_transpose2d.chain import triton_launch  # on first use: see conv_transpose2d
+
+        result: tuple[torch.Tensor, ...] = getattr(triton_launch, function)(name, *args)
+        return result
+
+    return run
+
+
+def _triton_supports(*args: Any) -> str | None:
+    return triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
+
+
+def _define(name: str) -> None:
+    # No GPU measurement is committed yet, so Triton is not chosen unasked.
+    define(
+        f"{name}_stats(Tensor input, {_NORM}, Tensor weight, Tensor? bias, Tensor(a!)? running_mean, "
+        f"Tensor(b!)? running_var, SymInt[2] output_size, {_GEOMETRY}, float momentum, float eps, {_END}) -> "
+        "(Tensor output, Tensor mean, Tensor rstd)",
+        _forward_fake(name),
+        [
+            Backend("triton", _triton(name, "forward"), _triton_supports),
+            Backend("reference", _reference_forward(name), always),
+        ],
+    )
+    define(
+        f"{name}_stats_backward(Tensor grad_output, Tensor grad_mean, Tensor grad_rstd, Tensor output, "
+        f"Tensor output_mean, Tensor output_rstd, Tensor input, {_NORM}, Tensor weight, bool of_input, bool of_weight, "
+        f"{_GEOMETRY}, {_END}) -> "
+        "(Tensor grad_input, Tensor grad_weight, Tensor grad_mean, Tensor grad_rstd, Tensor grad_gamma, "
+        "Tensor grad_beta)",
+        _backward_fake(name),
+        [
+            Backend("triton", _triton(name, "backward"), _triton_supports),
+            Backend("reference", _reference_backward(name), always),
+        ],
+    )
+
+
+def _link_flops(name: str) -> Any:
+    transposed = name == "conv_transpose2d"
+
+    def forward(image: Any, _m: Any, _r: Any, _g: Any, _b: Any, weight: Any, *_rest: Any, out_shape: Any) -> int:
+        return conv_flops(image if transposed else out_shape[0], weight)
+
+    def backward(*args: Any, out_shape: Any) -> int:
+        output, image, weight, of_input, of_weight = args[3], args[6], *args[11:14]
+        return (bool(of_input) + bool(of_weight)) * conv_flops(image if transposed else output, weight)
+
+    return forward, backward
+
+
+for _name in _CONVOLUTIONS:
+    _define(_name)
+    for _op, _formula in zip((f"{_name}_stats", f"{_name}_stats_backward"), _link_flops(_name), strict=True):
+        register_flops(_op, _formula)

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 
 from fastgan.ops.common.activation import Activation
+from fastgan.ops.common.dtypes import accumulate_type
 from fastgan.ops.conv_transpose2d import triton_tiles as tiles
 from fastgan.ops.conv_transpose2d.geometry import Geometry
 
 OPS = ("conv_transpose2d", "conv2d", "conv2d_weight")
+#: A chain's links, with the batch norm and activation before them, and the two gradients of each.
+LINKS = tuple(f"{op}_stats{part}" for op in OPS[:2] for part in ("", " grad_input", " grad_weight"))
 #: What the launcher takes a GPU of each architecture for: an A100, an H100, a B200.
 MACHINES = {
     80: tiles.Machine(8, 108, 163 << 10),
@@ -63,7 +66,10 @@ class Case:
 
 #: Those whose work is counted, and those that are only compiled: other batches, types and layouts, and sizes of 1, of
 #: which Triton makes constants.
-COUNTED = tuple(Case(op, *layer) for layer in LAYERS for op in OPS)
+COUNTED = (
+    *(Case(op, *layer) for layer in LAYERS for op in OPS),
+    *(Case(op, *layer) for layer in LAYERS[:3] for op in LINKS),
+)
 COMPILED = (
     *(Case(op, *layer, batch=1024) for layer in LAYERS for op in OPS),
     *(Case(op, *layer, dtype=name) for name in ("fp16", "fp32", "tf32", "fp64") for layer in LAYERS[::3] for op in OPS),
@@ -78,6 +84,10 @@ COMPILED = (
     *(Case(op, 1, 16, 1, batch=1, dtype="fp32") for op in OPS),
     *(Case(op, 64, 3, 1, batch=8) for op in OPS),
     *(Case(op, 64, 8, 16) for op in (*OPS, "conv2d_act_backward")),
+    *(Case(op, *layer, batch=1024) for layer in LAYERS[:3] for op in LINKS),
+    *(Case(op, *LAYERS[2], dtype=name) for name in ("fp16", "fp32", "tf32", "fp64") for op in LINKS),
+    *(Case(op, *LAYERS[2], nhwc=False) for op in LINKS),
+    *(Case(op, *LAYERS[0], batch=8) for op in LINKS),  # splits sums
 )
 
 
@@ -106,21 +116,62 @@ def operands(case: Case, device: str) -> tuple[Any, ...]:
         return small, output, big, tensor(case.cs, case.cb, 4, 4), True, tuple(big.shape[2:]), (4, 4), geometry, *end
     if case.op == "conv2d_weight":
         return small, big, (4, 4), geometry
+    if case.op in LINKS:
+        return _link(case, small, big, tensor(case.cs, case.cb, 4, 4), geometry)
     source, to = (small, big) if case.op == "conv_transpose2d" else (big, small)
     bias = torch.empty(to.shape[1], dtype=to.dtype, device=device) if case.epilogue else None
     activation = Activation.LEAKY_RELU if case.epilogue else Activation.NONE
     return source, tensor(case.cs, case.cb, 4, 4), bias, tuple(to.shape[2:]), geometry, activation, 0.2
 
 
+def _link(case: Case, small: torch.Tensor, big: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> Any:
+    """The arguments of a link's launcher."""
+    name, _, part = case.op.partition("_stats")
+    source, to = (small, big) if name == "conv_transpose2d" else (big, small)
+    accumulate = accumulate_type(small.dtype)
+
+    def vectors(like: torch.Tensor, count: int) -> list[torch.Tensor]:
+        return [torch.empty(like.shape[1], dtype=accumulate, device=like.device) for _ in range(count)]
+
+    end = Activation.LEAKY_RELU, 0.2
+    if not part:
+        running = vectors(to, 2)
+        return (
+            name,
+            source,
+            *vectors(source, 4),
+            weight,
+            None,
+            *running,
+            tuple(to.shape[2:]),
+            *geometry,
+            0.1,
+            1e-5,
+            *end,
+        )
+    wanted = part == " grad_input", part == " grad_weight"
+    gradients = torch.empty_like(to), *vectors(to, 2), to, *vectors(to, 2)
+    return name, *gradients, source, *vectors(source, 4), weight, *wanted, *geometry, *end
+
+
+def launcher(case: Case) -> Any:
+    """What launches the case."""
+    from fastgan.ops.conv_transpose2d import triton_launch
+    from fastgan.ops.conv_transpose2d.chain import triton_launch as links
+
+    if case.op in LINKS:
+        return links.forward if case.op.endswith("_stats") else links.backward
+    return getattr(triton_launch, case.op)
+
+
 def run(case: Case, device: str) -> None:
     """Calls the launcher."""
-    from fastgan.ops.conv_transpose2d import triton_launch
 
     convolution = torch.backends.cudnn.conv
     before = convolution.fp32_precision
     convolution.fp32_precision = "tf32" if case.dtype == "tf32" else "ieee"
     try:
-        getattr(triton_launch, case.op)(*operands(case, device))
+        launcher(case)(*operands(case, device))
     finally:
         convolution.fp32_precision = before
 

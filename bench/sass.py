@@ -40,18 +40,25 @@ def compiled(kernel: Any, arguments: dict[str, Any], arch: int) -> Code:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types, constants, divisible = {}, {}, {}
-    for index, name in enumerate(kernel.arg_names):
-        value = arguments[name]
-        parameter = kernel.params[index]
-        constant = parameter.is_constexpr or value is None or value is True or value is False
-        if constant or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
-            types[name], constants[name] = "constexpr", value
-            continue
-        types[name] = _type(value)
+    types: dict[str, Any] = {}
+    constants: dict[Any, Any] = {}
+    divisible: dict[Any, Any] = {}
+
+    def typed(value: Any, path: tuple[int, ...], constant: bool, specialize: bool) -> Any:
+        if isinstance(value, tuple):
+            return tuple(typed(each, (*path, i), constant, specialize) for i, each in enumerate(value))
+        constant = constant or value is None or value is True or value is False
+        if constant or (isinstance(value, int) and value == 1 and specialize):
+            constants[path] = value
+            return "constexpr"
         aligned = not isinstance(value, int | float) or (isinstance(value, int) and value % 16 == 0)
-        if aligned and not parameter.do_not_specialize:
-            divisible[(index,)] = [["tt.divisibility", 16]]
+        if aligned and specialize:
+            divisible[path] = [["tt.divisibility", 16]]
+        return _type(value)
+
+    for index, name in enumerate(kernel.arg_names):
+        parameter = kernel.params[index]
+        types[name] = typed(arguments[name], (index,), parameter.is_constexpr, not parameter.do_not_specialize)
     options = {key: arguments[key] for key in ("num_warps", "num_stages") if key in arguments}
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=divisible)
     result = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

@@ -13,6 +13,8 @@ have kept.
 import triton
 import triton.language as tl
 
+from fastgan.ops.common.triton_statistics import updated
+
 # fastgan.ops.common.activation.Activation; a test compares the two.
 RELU = tl.constexpr(1)
 LEAKY_RELU = tl.constexpr(2)
@@ -119,15 +121,6 @@ def batch_norm_act_stats_kernel(
 
 
 @triton.jit
-def _update(place, new, share, keep):
-    """running = (1 - share) * running + share * new in float64, in place."""
-    value = (1.0 - share) * tl.load(place, mask=keep, other=0.0).to(tl.float64) + share * new
-    if not place.dtype.element_ty.is_fp64():
-        value = value.to(tl.float32)  # the interpreter has no conversion from float64 to bfloat16
-    tl.store(place, value, mask=keep)
-
-
-@triton.jit
 def batch_norm_act_stats_finish_kernel(
     partial_mean_ptr, partial_m2_ptr,  # [splits, C], float64, each
     mean_ptr, rstd_ptr,  # [C], each
@@ -158,9 +151,9 @@ def batch_norm_act_stats_finish_kernel(
     tl.store(rstd_ptr + channel, 1.0 / tl.sqrt(m2 / total + tl.full((), eps, tl.float64)), mask=keep)
     share = tl.full((), momentum, tl.float64)
     if running_mean_ptr is not None:
-        _update(running_mean_ptr + channel * running_mean_c, mean, share, keep)
+        updated(running_mean_ptr + channel * running_mean_c, mean, share, keep)
     if running_var_ptr is not None:
-        _update(running_var_ptr + channel * running_var_c, m2 / (total - 1.0), share, keep)
+        updated(running_var_ptr + channel * running_var_c, m2 / (total - 1.0), share, keep)
 
 
 @triton.jit

@@ -1,5 +1,4 @@
-"""What happens to a kernel's sums before they are stored (bias, activation, the merge of split sums), and the
-activation's derivative, which the kernels of a gradient apply to what they load."""
+"""What happens to a kernel's sums before they are stored: bias, activation, the merge of split sums."""
 
 import triton
 import triton.language as tl
@@ -44,33 +43,20 @@ def finished(acc, bias_ptr, channel, channels, negative_slope, ACTIVATION: tl.co
 
 
 @triton.jit
-def before_activation(grad, pointers, mask, negative_slope, ACTIVATION: tl.constexpr, UPCAST: tl.constexpr):
-    """The gradient before the activation from the one after it, rounded to its type; ``pointers`` to what the
-    activation gave there. At NaN torch's: relu passes the gradient, leaky_relu slope * gradient."""
-    after = tl.load(pointers, mask=mask, other=0.0)
-    HALF: tl.constexpr = grad.dtype.primitive_bitwidth == 16
-    if HALF:
-        wide, after = grad.to(tl.float32), after.to(tl.float32)
-    else:
-        wide = grad
-    if ACTIVATION == RELU:
-        wide = tl.where(after <= 0, 0.0, wide)
-    elif ACTIVATION == LEAKY_RELU:
-        wide = tl.where(after > 0, wide, wide * tl.full((), negative_slope, wide.dtype))
-    elif ACTIVATION == TANH:
-        wide = wide * (1.0 - after * after)
-    return rounded(wide, pointers, UPCAST)
+def rounded(x, pointer, UPCAST: tl.constexpr):
+    """``x`` in the type of what the pointer points to."""
+    return narrowed(x, pointer.dtype.scalar.element_ty, UPCAST)
 
 
 @triton.jit
-def rounded(x, pointer, UPCAST: tl.constexpr):
-    """``x`` in the type of what the pointer points to, rounded to nearest even. UPCAST: the interpreter, which would
-    cut a bfloat16 off, so its bits are rounded here."""
-    if UPCAST and pointer.dtype.scalar.element_ty.is_bf16():
+def narrowed(x, TYPE: tl.constexpr, UPCAST: tl.constexpr):
+    """``x`` in this type, rounded to nearest even. UPCAST: the interpreter, which would cut a bfloat16 off, so its bits
+    are rounded here."""
+    if UPCAST and TYPE.is_bf16():
         bits = x.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
-    return x.to(pointer.dtype.scalar.element_ty)
+    return x.to(TYPE)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ import triton
 import triton.language as tl
 from torch.backends import cudnn
 
-from fastgan.ops.common import triton_epilogue
+from fastgan.ops.common import triton_epilogue, triton_statistics
 from fastgan.ops.common.activation import Activation
 from fastgan.ops.common.dtypes import accumulate_type, is_half
 from fastgan.ops.common.triton_runtime import interpreting
@@ -33,6 +34,36 @@ def few_channels(tensor: torch.Tensor, weight: Pair, groups: int) -> bool:
     """Whether taps and channels of the big image are columns of one product."""
     few = groups == 1 and weight[1] <= _FEW_CHANNELS and math.prod(weight[1:]) <= _MOST_COLUMNS
     return few and tensor.dtype is not torch.float64
+
+
+#: What the kernels take in the place of a tensor (triton_operands): (after,), or a batch norm's vectors, or what a
+#: gradient before a batch norm is made of.
+Behind = tuple[Any, ...] | None
+
+
+def by_channel(behind: Behind) -> bool:
+    """Whether that goes by channel."""
+    return behind is not None and len(behind) > 1
+
+
+@dataclass
+class End:
+    """What the tiles of a launch tell about its output (triton_statistics): its statistics, or, where it is the
+    gradient behind a ``norm`` (y, mean, rstd, weight, bias), the sums of that. The launcher fills in the rest."""
+
+    norm: tuple[torch.Tensor, ...] = ()
+    parts: torch.Tensor | None = None
+    tiles: int = 0
+
+    def told(self, tiles: int, output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the kernel is given."""
+        size = 2 * tiles * output.shape[1] if self.norm else tiles * (3 * output.shape[1] + 1)
+        self.tiles = tiles
+        self.parts = empty((size,), output, torch.contiguous_format, accumulate_type(output.dtype))
+        y, *vectors = self.norm or (None,)
+        if y is not None and y.stride() != output.stride():
+            y = torch.empty_like(output).copy_(y)
+        return (self.parts,) if y is None else (self.parts, y, *vectors)
 
 
 class Fold(NamedTuple):
@@ -101,9 +132,33 @@ def add_splits(
     )  # fmt: skip
 
 
-def fused_activation(tensor: torch.Tensor, activation: int, after: torch.Tensor | None) -> tuple[int, int]:
+def close_splits(
+    split: torch.Tensor,
+    bias: torch.Tensor | None,
+    output: torch.Tensor,
+    end: End,
+    activation: int,
+    negative_slope: float,
+    splits: int,
+) -> None:
+    """Add up what the splits wrote, and tell ``end`` about it."""
+    channels, plane = output.shape[1], math.prod(output.shape[2:])
+    rows = output.numel() // channels
+    block_m, block_n = 64, tiles.covering(channels, 64)
+    m_tiles = triton.cdiv(rows, block_m)
+    triton_statistics.finish_closed_kernel[(m_tiles * triton.cdiv(channels, block_n),)](
+        split, dense(bias), output, end.told(m_tiles, output),
+        float(negative_slope), output.numel(), splits, rows, plane, channels, m_tiles,
+        output.stride(0), output.stride(1), output.stride(3),
+        ACTIVATION=activation, ACC=tl.float64 if output.dtype is torch.float64 else tl.float32,
+        UPCAST=interpreting() and is_half(output.dtype),
+        OFFSET=tl.int64 if output.numel() * splits >= _FAR else tl.int32, BLOCK_M=block_m, BLOCK_N=block_n,
+    )  # fmt: skip
+
+
+def fused_activation(tensor: torch.Tensor, activation: int, behind: Behind) -> tuple[int, int]:
     """(the activation in the kernel, the one after it): tanh itself, not its derivative, is there in float32 only."""
-    if activation == Activation.TANH and tensor.dtype is torch.float64 and after is None:
+    if activation == Activation.TANH and tensor.dtype is torch.float64 and behind is None:
         return Activation.NONE, activation
     return activation, Activation.NONE
 

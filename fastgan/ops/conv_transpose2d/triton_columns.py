@@ -7,13 +7,14 @@ of KH * KW * CB; an image is counted pixel by pixel here, because neighbours sha
 import triton
 import triton.language as tl
 
-from fastgan.ops.common.triton_epilogue import before_activation, finished, rounded
+from fastgan.ops.common.triton_epilogue import finished, rounded
+from fastgan.ops.common.triton_operands import taken, vectors
 
 
 @triton.jit(do_not_specialize=["tiles_h"])  # or what depends on the tile leaves the loop where there is one, and spills
 def conv_transpose2d_columns_kernel(
     input_ptr,  # [N, CS, h, w]
-    after_ptr,  # like the input, which is the gradient after an activation that gave this; or None
+    behind,  # what is taken in the input's place: triton_operands; not by channel
     weight_ptr,  # [CS, CB, KH, KW]
     bias_ptr,  # [CB] or None
     output_ptr,  # [N, CB, H, W]
@@ -55,19 +56,14 @@ def conv_transpose2d_columns_kernel(
         top, left = tile // tiles_w * valid_h - low_h, tile % tiles_w * valid_w - low_w
         q_h, q_w = top + row, left + column
         pixel = (q_h >= 0) & (q_h < h) & (q_w >= 0) & (q_w < w)
-        a_ptr = input_ptr + (n * in_n + q_h.to(OFFSET) * in_h + q_w.to(OFFSET) * in_w)[:, None]
+        a_at = (n * in_n + q_h.to(OFFSET) * in_h + q_w.to(OFFSET) * in_w)[:, None]
         acc = tl.zeros((PIXELS, TAPS_H * TAPS_W * WIDTH), ACC)
         for first in range(0, cs, BLOCK_K):
             rest, at = k < cs - first, tl.full((), first, OFFSET)
-            a = tl.load(
-                a_ptr + ((k + at) * in_c)[None, :], mask=pixel[:, None] & rest[None, :], other=0.0
-            )  # fmt: skip
+            at_a, seen = a_at + ((k + at) * in_c)[None, :], pixel[:, None] & rest[None, :]
+            a = tl.load(input_ptr + at_a, mask=seen, other=0.0)
             b = tl.load(b_ptr + at * wt_s, mask=rest[:, None] & real[None, :], other=0.0)
-            if after_ptr is not None:
-                after_a = after_ptr + (n * in_n + q_h.to(OFFSET) * in_h + q_w.to(OFFSET) * in_w)[:, None]
-                seen = pixel[:, None] & rest[None, :]
-                after_a += ((k + at) * in_c)[None, :]
-                a = before_activation(a, after_a, seen, negative_slope, ACTIVATION, UPCAST)
+            a = taken(a, behind, None, at_a, seen, negative_slope, ACTIVATION, ACC, UPCAST)
             if UPCAST:
                 a, b = a.to(ACC), b.to(ACC)
             acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
@@ -78,7 +74,7 @@ def conv_transpose2d_columns_kernel(
         met &= (column[:, None] >= least_w[None, :]) & (column[:, None] < end_w[None, :])
         folded = tl.where(met, tl.gather(acc, source, 0), 0.0)
         total = tl.sum(tl.reshape(folded, (PIXELS, TAPS_H * TAPS_W, WIDTH)), 1)
-        total = finished(total, bias_ptr, p % BLOCK_C, cb, negative_slope, ACTIVATION if after_ptr is None else 0)
+        total = finished(total, bias_ptr, p % BLOCK_C, cb, negative_slope, ACTIVATION if behind is None else 0)
         o_h = q_h[:, None] * STRIDE_H + (p // (BLOCK_C * STRIDE_W))[None, :]
         o_w = q_w[:, None] * STRIDE_W + (p // BLOCK_C % STRIDE_W)[None, :]
         own = (row >= low_h) & (row < low_h + valid_h) & (column >= low_w) & (column < low_w + valid_w)
@@ -146,8 +142,9 @@ def conv2d_columns_kernel(
 @triton.jit
 def conv2d_weight_columns_kernel(
     small_ptr,  # [N, CS, h, w]
-    after_ptr,  # like the small image, which is the gradient after an activation that gave this; or None
+    small_behind,  # what is taken in the small image's place: triton_operands
     big_ptr,  # [N, CB, H, W]
+    big_behind,  # the same of the big one
     output_ptr,  # [CS, CB, KH, KW], or splits of it one after the other in ACC
     sums_ptr,  # [splits, CS] in ACC or None: the sums over the small image's pixels, which are column KH * KW * CB
     negative_slope: tl.float64, pixels, cs, h, w, big_h, big_w, m_tiles, n_tiles, per_split,
@@ -168,8 +165,9 @@ def conv2d_weight_columns_kernel(
     k_h, k_w, c = j // (KW * CB), j // CB % KW, j % CB
     real, kept = k_h < KH, channel < cs
     on_h, on_w = k_h * DILATION_H - PAD_H, k_w * DILATION_W - PAD_W
-    a_ptr = small_ptr + (channel.to(OFFSET) * sm_c)[:, None]
-    b_ptr = big_ptr + (on_h.to(OFFSET) * bg_h + on_w.to(OFFSET) * bg_w + c.to(OFFSET) * bg_c)[None, :]
+    small_by = vectors(small_behind, channel[:, None], kept[:, None], ACC)
+    big_by = vectors(big_behind, c[None, :], real[None, :], ACC)
+    b_at = (on_h.to(OFFSET) * bg_h + on_w.to(OFFSET) * bg_w + c.to(OFFSET) * bg_c)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
     start, plane = split * per_split, tl.full((), h, OFFSET) * w
     for first in range(start, tl.minimum(start + per_split, pixels), BLOCK_K):
@@ -177,17 +175,15 @@ def conv2d_weight_columns_kernel(
         n, place = pixel // plane, pixel % plane
         i_h, i_w = place // w, place % w
         inside = pixel < pixels
-        a = tl.load(
-            a_ptr + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :], mask=kept[:, None] & inside[None, :], other=0.0,
-        )  # fmt: skip
+        at_a = (channel.to(OFFSET) * sm_c)[:, None] + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :]
+        seen = kept[:, None] & inside[None, :]
+        a = tl.load(small_ptr + at_a, mask=seen, other=0.0)
         o_h, o_w = (i_h * STRIDE_H)[:, None] + on_h[None, :], (i_w * STRIDE_W)[:, None] + on_w[None, :]
         met = (o_h >= 0) & (o_h < big_h) & (o_w >= 0) & (o_w < big_w) & inside[:, None] & real[None, :]
-        b = tl.load(
-            b_ptr + (n * bg_n + i_h * STRIDE_H * bg_h + i_w * STRIDE_W * bg_w)[:, None], mask=met, other=0.0,
-        )  # fmt: skip
-        if after_ptr is not None:
-            after_a = after_ptr + (channel.to(OFFSET) * sm_c)[:, None] + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :]
-            a = before_activation(a, after_a, kept[:, None] & inside[None, :], negative_slope, ACTIVATION, UPCAST)
+        at_b = b_at + (n * bg_n + i_h * STRIDE_H * bg_h + i_w * STRIDE_W * bg_w)[:, None]
+        b = tl.load(big_ptr + at_b, mask=met, other=0.0)
+        a = taken(a, small_behind, small_by, at_a, seen, negative_slope, ACTIVATION, ACC, UPCAST)
+        b = taken(b, big_behind, big_by, at_b, met, negative_slope, ACTIVATION, ACC, UPCAST)
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         if sums_ptr is not None:

@@ -15,17 +15,20 @@ batch is a multiple of the tile."""
 import triton
 import triton.language as tl
 
-from fastgan.ops.common.triton_epilogue import before_activation, finished, rounded
+from fastgan.ops.common.triton_epilogue import finished, rounded
+from fastgan.ops.common.triton_operands import taken, vectors
+from fastgan.ops.common.triton_statistics import closed
 from fastgan.ops.conv_transpose2d.triton_taps import first_tap, next_step, places, split_steps, taps_down, taps_up
 
 
 @triton.jit
 def conv_transpose2d_kernel(
     input_ptr,  # [N, groups * CS, h, w]
-    after_ptr,  # like the input, which is the gradient after an activation that gave this; or None
+    behind,  # what is taken in the input's place: triton_operands
     weight_ptr,  # [groups * CS, CB, KH, KW]
     bias_ptr,  # [groups * CB] or None
     output_ptr,  # [N, groups * CB, H, W], or splits of it one after the other in ACC
+    told,  # what else is made of the output: triton_statistics; or None
     negative_slope: tl.float64, batch, cs, cb, h, w, big_h, big_w, rows, columns, m_tiles, n_tiles, groups, splits,
     in_n, in_c, in_h, in_w,
     wt_s, wt_b, wt_h, wt_w,
@@ -52,8 +55,8 @@ def conv_transpose2d_kernel(
 
     start = m_tile.to(OFFSET) * BLOCK_M
     m = start + tl.arange(0, BLOCK_M)
-    n, place = m % batch, m // batch
-    q_h, q_w = place // columns, place % columns
+    n, at = m % batch, m // batch
+    q_h, q_w = at // columns, at % columns
     o_h, o_w = q_h * STRIDE_H + phase_h, q_w * STRIDE_W + phase_w
     pixel = (q_h < rows) & (o_h < big_h) & (o_w < big_w)
     channel = n_tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -70,9 +73,7 @@ def conv_transpose2d_kernel(
     source = tile * BLOCK_K
 
     i_h, i_w = q_h + base_h, q_w + base_w  # at tap 0; tap t lies t * DILATION / GCD before
-    a_ptr = input_ptr + (n * in_n + i_h * in_h + i_w * in_w)[:, None] + ((group * cs + k) * in_c)[None, :]
-    if after_ptr is not None:
-        after_a = after_ptr + (n * in_n + i_h * in_h + i_w * in_w)[:, None] + ((group * cs + k) * in_c)[None, :]
+    a_at = (n * in_n + i_h * in_h + i_w * in_w)[:, None] + ((group * cs + k) * in_c)[None, :]
     b_ptr = weight_ptr + ((group * cs + k) * wt_s)[:, None] + (channel.to(OFFSET) * wt_b)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
     for _ in range(first, end):
@@ -81,32 +82,36 @@ def conv_transpose2d_kernel(
         left = cs - source
         at_a = source.to(OFFSET) * in_c - back_h.to(OFFSET) * in_h - back_w.to(OFFSET) * in_w
         seen = inside[:, None] & (k < left)[None, :]
-        a = tl.load(a_ptr + at_a, mask=seen, other=0.0)
+        a = tl.load(input_ptr + (a_at + at_a), mask=seen, other=0.0)
         k_h, k_w = first_h + tap_h * (STRIDE_H // GCD_H), first_w + tap_w * (STRIDE_W // GCD_W)
         at_b = source.to(OFFSET) * wt_s + k_h.to(OFFSET) * wt_h + k_w.to(OFFSET) * wt_w
         b = tl.load(b_ptr + at_b, mask=(k < left)[:, None] & (channel < cb)[None, :], other=0.0)
-        if after_ptr is not None:
-            a = before_activation(a, after_a + at_a, seen, negative_slope, ACTIVATION, UPCAST)
+        by_channel = vectors(behind, (group * cs + source + k)[None, :], (k < left)[None, :], ACC)
+        a = taken(a, behind, by_channel, a_at + at_a, seen, negative_slope, ACTIVATION, ACC, UPCAST)
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
         source, tap_h, tap_w = next_step(source, cs, tap_h, tap_w, skip_w, count_w, BLOCK_K)
-    acc = finished(
-        acc, bias_ptr, group * cb + channel, (group + 1) * cb, negative_slope, ACTIVATION if after_ptr is None else 0
-    )
-    to = (n * out_n + o_h * out_h + o_w * out_w)[:, None] + ((group * cb + channel) * out_c)[None, :]
+    channel, kept = group * cb + channel, channel < cb
+    fused: tl.constexpr = ACTIVATION if behind is None and told is None else 0
+    acc = finished(acc, bias_ptr, channel, (group + 1) * cb, negative_slope, fused)
+    to = (n * out_n + o_h * out_h + o_w * out_w)[:, None] + (channel * out_c)[None, :]
+    place = (phase * m_tiles + m_tile).to(OFFSET), STRIDE_H * STRIDE_W * m_tiles, channel, kept, groups * cb
+    acc = closed(acc, told, output_ptr, to, pixel, place, negative_slope, ACTIVATION, ACC, UPCAST)
     tl.store(
         output_ptr + split.to(OFFSET) * out_split + to, rounded(acc, output_ptr, UPCAST),
-        mask=pixel[:, None] & (channel < cb)[None, :],
+        mask=pixel[:, None] & kept[None, :],
     )  # fmt: skip
 
 
 @triton.jit
 def conv2d_kernel(
     input_ptr,  # [N, groups * CB, H, W]
+    behind,  # what is taken in the input's place: triton_operands
     weight_ptr,  # [groups * CS, CB, KH, KW]
     bias_ptr,  # [groups * CS] or None
     output_ptr,  # [N, groups * CS, h, w], or splits of it one after the other in ACC
+    told,  # what else is made of the output: triton_statistics; or None
     negative_slope: tl.float64, batch, cs, cb, h, w, big_h, big_w, m_tiles, n_tiles, groups, splits,
     in_n, in_c, in_h, in_w,
     wt_s, wt_b, wt_h, wt_w,
@@ -127,8 +132,8 @@ def conv2d_kernel(
 
     start = m_tile.to(OFFSET) * BLOCK_M
     m = start + tl.arange(0, BLOCK_M)
-    n, place = m % batch, m // batch
-    i_h, i_w = place // w, place % w
+    n, at = m % batch, m // batch
+    i_h, i_w = at // w, at % w
     pixel = i_h < h
     channel = n_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -142,38 +147,44 @@ def conv2d_kernel(
     source = tile * BLOCK_K
 
     o_h, o_w = i_h * STRIDE_H - PAD_H, i_w * STRIDE_W - PAD_W  # at tap 0
-    a_ptr = input_ptr + (n * in_n + o_h * in_h + o_w * in_w)[:, None] + ((group * cb + k) * in_c)[None, :]
+    a_at = (n * in_n + o_h * in_h + o_w * in_w)[:, None] + ((group * cb + k) * in_c)[None, :]
     b_ptr = weight_ptr + (k.to(OFFSET) * wt_b)[:, None] + ((group * cs + channel) * wt_s)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
     for _ in range(first, end):
         on_h, on_w = k_h * DILATION_H, k_w * DILATION_W
         inside = pixel & (o_h + on_h >= 0) & (o_h + on_h < big_h) & (o_w + on_w >= 0) & (o_w + on_w < big_w)
         left = cb - source
-        a = tl.load(
-            a_ptr + (source.to(OFFSET) * in_c + on_h.to(OFFSET) * in_h + on_w.to(OFFSET) * in_w),
-            mask=inside[:, None] & (k < left)[None, :], other=0.0,
-        )  # fmt: skip
+        seen = inside[:, None] & (k < left)[None, :]
+        at_a = source.to(OFFSET) * in_c + on_h.to(OFFSET) * in_h + on_w.to(OFFSET) * in_w
+        a = tl.load(input_ptr + (a_at + at_a), mask=seen, other=0.0)
         b = tl.load(
             b_ptr + (source.to(OFFSET) * wt_b + k_h.to(OFFSET) * wt_h + k_w.to(OFFSET) * wt_w),
             mask=(k < left)[:, None] & (channel < cs)[None, :], other=0.0,
         )  # fmt: skip
+        by_channel = vectors(behind, (group * cb + source + k)[None, :], (k < left)[None, :], ACC)
+        a = taken(a, behind, by_channel, a_at + at_a, seen, negative_slope, ACTIVATION, ACC, UPCAST)
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
         source, k_h, k_w = next_step(source, cb, k_h, k_w, skip_w, count_w, BLOCK_K)
-    acc = finished(acc, bias_ptr, group * cs + channel, (group + 1) * cs, negative_slope, ACTIVATION)
-    to = (n * out_n + i_h * out_h + i_w * out_w)[:, None] + ((group * cs + channel) * out_c)[None, :]
+    channel, kept = group * cs + channel, channel < cs
+    fused: tl.constexpr = ACTIVATION if behind is None and told is None else 0
+    acc = finished(acc, bias_ptr, channel, (group + 1) * cs, negative_slope, fused)
+    to = (n * out_n + i_h * out_h + i_w * out_w)[:, None] + (channel * out_c)[None, :]
+    place = m_tile.to(OFFSET), m_tiles, channel, kept, groups * cs
+    acc = closed(acc, told, output_ptr, to, pixel, place, negative_slope, ACTIVATION, ACC, UPCAST)
     tl.store(
         output_ptr + split.to(OFFSET) * out_split + to, rounded(acc, output_ptr, UPCAST),
-        mask=pixel[:, None] & (channel < cs)[None, :],
+        mask=pixel[:, None] & kept[None, :],
     )  # fmt: skip
 
 
 @triton.jit
 def conv2d_weight_kernel(
     small_ptr,  # [N, groups * CS, h, w]
-    after_ptr,  # like the small image, which is the gradient after an activation that gave this; or None
+    small_behind,  # what is taken in the small image's place: triton_operands
     big_ptr,  # [N, groups * CB, H, W]
+    big_behind,  # the same of the big one
     output_ptr,  # [groups * CS, CB, KH, KW], or splits of it one after the other in ACC
     negative_slope: tl.float64, batch, cs, cb, h, w, big_h, big_w, m_tiles, n_tiles, groups, splits,
     sm_n, sm_c, sm_h, sm_w,
@@ -208,8 +219,10 @@ def conv2d_weight_kernel(
     pixels = rows.to(OFFSET) * columns * batch
     per_split = tl.cdiv(tl.cdiv(pixels, BLOCK_K), splits) * BLOCK_K
     start = split * per_split
-    a_ptr = small_ptr + ((group * cs + s_channel) * sm_c)[:, None]
-    b_ptr = big_ptr + ((group * cb + b_channel) * bg_c)[None, :]
+    small_channel, big_channel = (group * cs + s_channel)[:, None], (group * cb + b_channel)[None, :]
+    s_kept, b_kept = (s_channel < cs)[:, None], (b_channel < cb)[None, :]
+    small_by = vectors(small_behind, small_channel, s_kept, ACC)
+    big_by = vectors(big_behind, big_channel, b_kept, ACC)
     for offset in range(start, tl.minimum(start + per_split, pixels), BLOCK_K):
         inside = k < pixels - offset
         if ONE_PLACE:
@@ -218,25 +231,17 @@ def conv2d_weight_kernel(
             n, place = (offset + k) % batch, (offset + k) // batch
         i_h, i_w = first_h + place // columns, first_w + place % columns
         o_h, o_w = i_h * STRIDE_H + shift_h, i_w * STRIDE_W + shift_w
-        a = tl.load(
-            a_ptr + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :],
-            mask=(s_channel < cs)[:, None] & inside[None, :], other=0.0,
-        )  # fmt: skip
-        b = tl.load(
-            b_ptr + (n * bg_n + o_h * bg_h + o_w * bg_w)[:, None],
-            mask=inside[:, None] & (b_channel < cb)[None, :], other=0.0,
-        )  # fmt: skip
-        if after_ptr is not None:
-            after_a = (
-                after_ptr + ((group * cs + s_channel) * sm_c)[:, None] + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :]
-            )
-            seen = (s_channel < cs)[:, None] & inside[None, :]
-            a = before_activation(a, after_a, seen, negative_slope, ACTIVATION, UPCAST)
+        at_a = small_channel * sm_c + (n * sm_n + i_h * sm_h + i_w * sm_w)[None, :]
+        at_b = big_channel * bg_c + (n * bg_n + o_h * bg_h + o_w * bg_w)[:, None]
+        seen_a, seen_b = s_kept & inside[None, :], b_kept & inside[:, None]
+        a, b = tl.load(small_ptr + at_a, mask=seen_a, other=0.0), tl.load(big_ptr + at_b, mask=seen_b, other=0.0)
+        a = taken(a, small_behind, small_by, at_a, seen_a, negative_slope, ACTIVATION, ACC, UPCAST)
+        b = taken(b, big_behind, big_by, at_b, seen_b, negative_slope, ACTIVATION, ACC, UPCAST)
         if UPCAST:
             a, b = a.to(ACC), b.to(ACC)
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
-    to = ((group * cs + s_channel) * out_s)[:, None] + (b_channel.to(OFFSET) * out_b)[None, :]
+    to = small_channel * out_s + (b_channel.to(OFFSET) * out_b)[None, :]
     tl.store(
         output_ptr + split * out_split + k_h.to(OFFSET) * out_h + k_w.to(OFFSET) * out_w + to,
-        rounded(acc, output_ptr, UPCAST), mask=(s_channel < cs)[:, None] & (b_channel < cb)[None, :],
+        rounded(acc, output_ptr, UPCAST), mask=s_kept & b_kept,
     )  # fmt: skip

@@ -16,11 +16,15 @@ from fastgan.ops.conv_transpose2d import triton_kernels as kernels
 from fastgan.ops.conv_transpose2d import triton_tiles as tiles
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
 from fastgan.ops.conv_transpose2d.triton_arguments import (
+    Behind,
+    End,
     Fold,
     add_splits,
     arithmetic,
+    by_channel,
     channels_packed,
     choose_tile,
+    close_splits,
     constants,
     dense,
     empty,
@@ -45,40 +49,45 @@ def conv_transpose2d(
     geometry: Geometry,
     activation: int = Activation.NONE,
     negative_slope: float = 0.0,
-    after: torch.Tensor | None = None,
+    behind: Behind = None,
+    end: End | None = None,
 ) -> torch.Tensor:
-    """Small [N, C_in, h, w] -> activation(big [N, C_out, H, W]); all phases in one launch. Where ``after`` is given,
-    with the input's strides, the input is the gradient after an activation that gave it, and the output has none."""
+    """Small [N, C_in, h, w] -> activation(big [N, C_out, H, W]); all phases in one launch. The activation is that of
+    ``behind`` or ``end`` where one of them is given, and the output has none. Tensors in ``behind`` have the strides of
+    the input."""
     stride, groups = geometry.stride, geometry.groups
     batch, _, h, w = input.shape
     cs, cb = weight.shape[0] // groups, weight.shape[1]
     output = empty((batch, cb * groups, *output_size), input, output_memory_format(input, weight))
     if output.numel() == 0:
         return output
-    act, later = fused_activation(input, activation, after)
+    act, later = fused_activation(input, activation, behind)
     rows, cols = (-(-size // step) for size, step in zip(output_size, stride, strict=True))
     taps = [-(-k // s) for k, s in zip(weight.shape[2:], stride, strict=True)]
-    fold = fold_tile(input, weight, geometry, output_size)
+    fold = None if end is not None or by_channel(behind) else fold_tile(input, weight, geometry, output_size)
     if fold is not None:
-        _columns_up(input, after, weight, bias, output, geometry, fold, act, negative_slope)
+        _columns_up(input, behind, weight, bias, output, geometry, fold, act, negative_slope)
         return activations.apply_(output, later, negative_slope)
     programs = math.prod(stride) * groups
     mean = pairs_inside((h, w), output_size, weight.shape[2:], geometry) / math.prod(output_size)
-    packed, behind = channels_packed(input, weight), after is not None
-    work = tiles.Work(programs, batch * rows * cols, cb, math.prod(taps) * cs, mean * cs, cs, packed, behind)
+    packed = channels_packed(input, weight)
+    work = tiles.Work(
+        programs, batch * rows * cols, cb, math.prod(taps) * cs, mean * cs, cs, packed, behind is not None
+    )
     tile = choose_tile(input, work)
     m_tiles, n_tiles = triton.cdiv(batch * rows * cols, tile.block_m), triton.cdiv(cb, tile.block_n)
     with launch_device(input):
         split, bias_here = split_output(output, bias, tile.splits)
+        told = end.told(math.prod(stride) * m_tiles, output) if end is not None and tile.splits == 1 else None
         kernels.conv_transpose2d_kernel[(programs * n_tiles * m_tiles * tile.splits,)](
-            input, after, weight, bias_here, split,
+            input, behind, weight, bias_here, split, told,
             float(negative_slope), batch, cs, cb, h, w, *output_size, rows, cols, m_tiles, n_tiles, groups, tile.splits,
             *input.stride(), *weight.stride(), output.numel(), *output.stride(),
             **constants(geometry, weight.shape[2:]), **phases(geometry),
-            ACTIVATION=act if tile.splits == 1 or after is not None else Activation.NONE,
+            ACTIVATION=act if tile.splits == 1 or behind is not None else Activation.NONE,
             **arithmetic(geometry, weight.shape[2:], input, weight, split), **options(tile),
         )  # fmt: skip
-        add_splits(split, bias, output, act if after is None else Activation.NONE, negative_slope, tile.splits)
+        _finish(split, bias, output, behind, end, act, negative_slope, tile.splits)
     return activations.apply_(output, later, negative_slope)
 
 
@@ -90,21 +99,24 @@ def conv2d(
     geometry: Geometry,
     activation: int = Activation.NONE,
     negative_slope: float = 0.0,
+    behind: Behind = None,
+    end: End | None = None,
 ) -> torch.Tensor:
-    """Big [N, C_in, H, W] -> activation(small [N, C_out, h, w])."""
+    """Big [N, C_in, H, W] -> activation(small [N, C_out, h, w]); ``behind`` and ``end`` as above, the former by channel
+    or None."""
     groups = geometry.groups
     batch, _, big_h, big_w = input.shape
     cs, cb = weight.shape[0] // groups, weight.shape[1]
     output = empty((batch, cs * groups, *output_size), input, output_memory_format(input, weight))
     if output.numel() == 0:
         return output
-    act, later = fused_activation(input, activation, None)
+    act, later = fused_activation(input, activation, behind)
     pixels, taps = batch * output_size[0] * output_size[1], weight.shape[2] * weight.shape[3]
-    few = few_channels(input, weight.shape, groups)
+    few = behind is None and end is None and few_channels(input, weight.shape, groups)
     inside = pairs_inside(output_size, (big_h, big_w), weight.shape[2:], geometry) / math.prod(output_size)
     mean, depth = (taps, cb * taps) if few else (inside, cb)
     packed = channels_packed(input, weight)
-    work = tiles.Work(groups, pixels, cs, taps * cb, mean * cb, depth, packed, gathered=few)
+    work = tiles.Work(groups, pixels, cs, taps * cb, mean * cb, depth, packed, behind is not None, gathered=few)
     tile = choose_tile(input, work)
     m_tiles, n_tiles = triton.cdiv(pixels, tile.block_m), triton.cdiv(cs, tile.block_n)
     with launch_device(input):
@@ -119,14 +131,16 @@ def conv2d(
             )  # fmt: skip
             return activations.apply_(output, later, negative_slope)
         split, bias_here = split_output(output, bias, tile.splits)
+        told = end.told(m_tiles, output) if end is not None and tile.splits == 1 else None
         kernels.conv2d_kernel[(groups * n_tiles * m_tiles * tile.splits,)](
-            input, weight, bias_here, split,
+            input, behind, weight, bias_here, split, told,
             float(negative_slope), batch, cs, cb, *output_size, big_h, big_w, m_tiles, n_tiles, groups, tile.splits,
             *input.stride(), *weight.stride(), output.numel(), *output.stride(),
-            **constants(geometry, weight.shape[2:]), ACTIVATION=act if tile.splits == 1 else Activation.NONE,
+            **constants(geometry, weight.shape[2:]),
+            ACTIVATION=act if tile.splits == 1 or behind is not None else Activation.NONE,
             **arithmetic(geometry, weight.shape[2:], input, weight, split), **options(tile),
         )  # fmt: skip
-        add_splits(split, bias, output, act, negative_slope, tile.splits)
+        _finish(split, bias, output, behind, end, act, negative_slope, tile.splits)
     return activations.apply_(output, later, negative_slope)
 
 
@@ -137,12 +151,13 @@ def conv2d_weight(
     geometry: Geometry,
     activation: int = Activation.NONE,
     negative_slope: float = 0.0,
-    after: torch.Tensor | None = None,
+    small_behind: Behind = None,
+    big_behind: Behind = None,
     sums: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Small [N, C_small, h, w] and big [N, C_big, H, W] -> ([C_small, C_big / groups, KH, KW], sums of the small
-    image by channel where they are asked for and cost nothing). Where ``after`` is given, with the small image's
-    strides, that one is the gradient after an activation that gave it."""
+    image by channel where they are asked for and cost nothing). Tensors in ``small_behind`` and ``big_behind`` have the
+    strides of these images; the activation is theirs."""
     groups = geometry.groups
     batch, _, h, w = small.shape
     cs, cb = small.shape[1] // groups, big.shape[1] // groups
@@ -159,8 +174,8 @@ def conv2d_weight(
     few = few_channels(small, shape, groups) or wide_pays
     wide, programs = (taps * cb, 1) if few else (cb, taps * groups)
     mean = pixels if few else batch * met / taps
-    packed, behind = channels_packed(small, big), after is not None
-    gathered = few and not wide_pays
+    packed, gathered = channels_packed(small, big), few and not wide_pays
+    behind = small_behind is not None or big_behind is not None
     tile = choose_tile(small, tiles.Work(programs, cs, wide, pixels, mean, pixels, packed, behind, gathered))
     m_tiles, n_tiles = triton.cdiv(cs, tile.block_m), triton.cdiv(wide, tile.block_n)
     grid = (m_tiles * n_tiles * programs * tile.splits,)
@@ -178,13 +193,13 @@ def conv2d_weight(
                 dtype = accumulate_type(small.dtype)
                 partial = empty((tile.splits, cs, 1, 1), small, torch.contiguous_format, dtype)
             columns.conv2d_weight_columns_kernel[grid](
-                small, after, big, split, partial,
+                small, small_behind, big, big_behind, split, partial,
                 slope, pixels, cs, h, w, *big.shape[2:], m_tiles, n_tiles, per_split, *strides,
                 CB=cb, ACTIVATION=activation, **shared,
             )  # fmt: skip
         else:
             kernels.conv2d_weight_kernel[grid](
-                small, after, big, split,
+                small, small_behind, big, big_behind, split,
                 slope, batch, cs, cb, h, w, *big.shape[2:], m_tiles, n_tiles, groups, tile.splits, *strides,
                 ONE_PLACE=batch % tile.block_k == 0, ACTIVATION=activation, **shared,
             )  # fmt: skip
@@ -212,7 +227,7 @@ def conv2d_act_backward(
     if grad_output.stride() != output.stride():
         output = torch.empty_like(grad_output).copy_(output)
     grad_input, grad_weight, grad_bias = (grad_output.new_empty(0) for _ in range(3))
-    behind = activation, negative_slope, output
+    behind = activation, negative_slope, (output,)
     sums = None
     if weight is not None:
         grad_input = conv_transpose2d(grad_output, weight, None, tuple(input_size), geometry, *behind)
@@ -224,9 +239,26 @@ def conv2d_act_backward(
     return grad_input, grad_weight, grad_bias if sums is None else sums
 
 
+def _finish(
+    split: torch.Tensor,
+    bias: torch.Tensor | None,
+    output: torch.Tensor,
+    behind: Behind,
+    end: End | None,
+    act: int,
+    negative_slope: float,
+    splits: int,
+) -> None:
+    """Add up the splits, if there are any."""
+    if end is not None and splits > 1:
+        close_splits(split, bias, output, end, act, negative_slope, splits)
+    else:
+        add_splits(split, bias, output, act if behind is None else Activation.NONE, negative_slope, splits)
+
+
 def _columns_up(
     input: torch.Tensor,
-    after: torch.Tensor | None,
+    behind: Behind,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     output: torch.Tensor,
@@ -240,7 +272,7 @@ def _columns_up(
     step = rows_of_programs(input, input.shape[0] * math.prod(fold.per_image), 1)
     with launch_device(input):
         columns.conv_transpose2d_columns_kernel[(step,)](
-            input, after, weight, dense(bias), output,
+            input, behind, weight, dense(bias), output,
             float(negative_slope), input.shape[0], *weight.shape[:2], *input.shape[2:], *output.shape[2:],
             *fold.per_image, *fold.low, *fold.valid, step,
             *input.stride(), *weight.stride(), *output.stride(),

@@ -1,0 +1,146 @@
+"""Launches a chain's links as Triton kernels: those of the convolutions, which normalise, activate and undo a batch
+norm where they load, and tell the statistics of what they store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+
+from fastgan.ops.common import triton_statistics as kernels
+from fastgan.ops.common.dtypes import accumulate_type
+from fastgan.ops.common.triton_runtime import launch_device
+from fastgan.ops.conv_transpose2d import triton_launch as maps
+from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
+from fastgan.ops.conv_transpose2d.triton_arguments import End, dense
+from fastgan.ops.conv_transpose2d.triton_tiles import power_of_two
+
+_MERGED = 1024  # values of a step of a merge
+Vector = torch.Tensor | None
+
+
+def forward(
+    name: str,
+    input: torch.Tensor,
+    mean: Vector,
+    rstd: Vector,
+    gamma: Vector,
+    beta: Vector,
+    weight: torch.Tensor,
+    bias: Vector,
+    running_mean: Vector,
+    running_var: Vector,
+    output_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    momentum: float,
+    eps: float,
+    activation: int,
+    negative_slope: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(output, mean, rstd). As ``reference.forward``."""
+    geometry, end = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups), End()
+    behind = None if mean is None or rstd is None else _norm(mean, rstd, gamma, beta)
+    activation = 0 if behind is None else activation
+    arguments = (input, weight, bias, tuple(output_size), geometry, int(activation), negative_slope, behind, end)
+    output: torch.Tensor = getattr(maps, name)(*arguments)
+    return output, *_statistics(end, output, (running_mean, running_var), momentum, eps)
+
+
+def backward(
+    name: str,
+    grad_output: torch.Tensor,
+    grad_mean: torch.Tensor,
+    grad_rstd: torch.Tensor,
+    output: torch.Tensor,
+    output_mean: torch.Tensor,
+    output_rstd: torch.Tensor,
+    input: torch.Tensor,
+    mean: Vector,
+    rstd: Vector,
+    gamma: Vector,
+    beta: Vector,
+    weight: torch.Tensor,
+    of_input: bool,
+    of_weight: bool,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    activation: int,
+    negative_slope: float,
+) -> tuple[torch.Tensor, ...]:
+    """(grad_input, grad_weight, and those of mean, rstd, gamma, beta). As ``reference.gradients``."""
+    geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
+    transposed, accumulate = name == "conv_transpose2d", accumulate_type(input.dtype)
+    if grad_output.stride() != output.stride():
+        grad_output = torch.empty_like(output).copy_(grad_output)
+    if grad_output.stride() != output.stride():
+        output = torch.empty_like(grad_output).copy_(output)
+    count = output.numel() // output.shape[1]
+    before = (output, *(dense(v) for v in (output_mean, output_rstd, grad_mean, grad_rstd)), count)
+    norm = None if mean is None or rstd is None else _norm(mean, rstd, gamma, beta)
+    act = (int(activation) if norm is not None else 0), negative_slope
+    grad_input, grad_weight = input.new_empty(0), input.new_empty(0)
+    vectors = [input.new_empty(0, dtype=accumulate) for _ in range(4)]
+    if of_input:
+        back = maps.conv2d if transposed else maps.conv_transpose2d
+        end = None if norm is None else End((input, *norm))
+        grad_input = back(grad_output, weight, None, tuple(input.shape[2:]), geometry, *act, before, end)
+        if norm is not None and end is not None:
+            vectors = _vector_gradients(end, norm, input)
+        like = torch.empty_like(input)
+        grad_input = grad_input if grad_input.stride() == like.stride() else like.copy_(grad_input)
+    if of_weight:
+        sides: Any = ((input, norm), (grad_output, before)) if transposed else ((grad_output, before), (input, norm))
+        (small, small_behind), (big, big_behind) = sides
+        grad_weight, _ = maps.conv2d_weight(
+            small, big, tuple(weight.shape[2:]), geometry, *act, small_behind, big_behind
+        )
+    return grad_input, grad_weight, *vectors
+
+
+def _norm(mean: torch.Tensor, rstd: torch.Tensor, gamma: Vector, beta: Vector) -> tuple[torch.Tensor, ...]:
+    """A batch norm's vectors, each there and dense."""
+    gamma = torch.ones_like(mean) if gamma is None else gamma
+    beta = torch.zeros_like(mean) if beta is None else beta
+    return mean.contiguous(), rstd.contiguous(), gamma.contiguous(), beta.contiguous()
+
+
+def _merge(channels: int, tiles: int) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and blocks of a merge: few channels a program, whose programs have many tiles each to go through."""
+    block_c = min(power_of_two(channels), 8)  # a sector of memory
+    return (triton.cdiv(channels, block_c),), {
+        "BLOCK_T": min(power_of_two(tiles), _MERGED // block_c),
+        "BLOCK_C": block_c,
+    }
+
+
+def _statistics(
+    end: End, output: torch.Tensor, running: tuple[Vector, Vector], momentum: float, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    channels = output.shape[1]
+    mean = output.new_empty(channels, dtype=accumulate_type(output.dtype))
+    rstd = torch.empty_like(mean)
+    grid, blocks = _merge(channels, end.tiles)
+    running_mean, running_var = running
+    both = None if running_mean is None or running_var is None else (running_mean, running_var)
+    with launch_device(output):
+        kernels.statistics_merge_kernel[grid](
+            end.parts, mean, rstd, both, float(momentum), float(eps), end.tiles, channels,
+            *((0, 0) if both is None else (v.stride(0) for v in both)), **blocks,
+        )  # fmt: skip
+    return mean, rstd
+
+
+def _vector_gradients(end: End, norm: tuple[torch.Tensor, ...], input: torch.Tensor) -> list[torch.Tensor]:
+    """Those of mean, rstd, gamma, beta."""
+    channels = input.shape[1]
+    gradients = [input.new_empty(channels, dtype=accumulate_type(input.dtype)) for _ in range(4)]
+    grid, blocks = _merge(channels, end.tiles)
+    with launch_device(input):
+        kernels.gradients_merge_kernel[grid](end.parts, *norm[1:3], *gradients, end.tiles, channels, **blocks)
+    return gradients

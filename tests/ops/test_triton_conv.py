@@ -1,13 +1,10 @@
-"""The Triton convolutions in every configuration that is shipped, in hostile surroundings: programs in random order,
-outputs that start as NaN, guard bands around them. Values, gradients and layouts of the ops:
-test_conv_transpose2d.py."""
+"""The Triton convolutions in every configuration that is shipped, in hostile surroundings (hostile.py). Values,
+gradients and layouts of the ops: test_conv_transpose2d.py."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -19,85 +16,14 @@ from fastgan.ops.common.activation import Activation
 from fastgan.ops.conv_transpose2d import autograd
 from fastgan.ops.conv_transpose2d import triton_tiles as tiles
 from fastgan.ops.conv_transpose2d.geometry import Geometry
-from tests.checks import assert_exact, backend_reason
+from tests.checks import assert_exact
 from tests.ops.cases import Conv, conv_functions, directions, integers, interpreter_overflows, with_gradients
+from tests.ops.hostile import arguments, force, launch
 
-GUARD, CANARY = 64, 12345.0
 LAYER = Conv("layer", (3, 3), (4, 4), (2, 2), (1, 1), channels=(70, 66), batch=9)
 OPS = ("conv_transpose2d", "conv2d", "conv2d_weight")
+pytestmark = pytest.mark.usefixtures("hostile")
 ops = pytest.mark.parametrize("op", OPS)
-
-
-def launch() -> Any:
-    from fastgan.ops.conv_transpose2d import triton_launch
-
-    return triton_launch
-
-
-def arguments() -> Any:
-    from fastgan.ops.conv_transpose2d import triton_arguments
-
-    return triton_arguments
-
-
-@pytest.fixture(autouse=True)
-def hostile(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Triton or nothing; what its launcher allocates is NaN between guard bands, its programs run in random order."""
-    reason = backend_reason("triton", device)
-    if reason is not None:
-        pytest.skip(reason)
-    buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-    real = launch().empty
-
-    def guarded(shape: tuple[int, ...], like: torch.Tensor, *rest: Any) -> torch.Tensor:
-        model = real(shape, like, *rest)
-        buffer = torch.full((model.numel() + 2 * GUARD,), CANARY, dtype=model.dtype, device=model.device)
-        view = buffer.as_strided(model.shape, model.stride(), GUARD)
-        view.fill_(float("nan"))
-        buffers.append((buffer, view))
-        return view
-
-    for module in (launch(), arguments()):
-        monkeypatch.setattr(module, "empty", guarded)
-    if device.type == "cpu":
-        shuffle_programs(monkeypatch)
-    with fastgan.use_backend("triton"):
-        yield
-    for buffer, view in buffers:
-        for band in (buffer[:GUARD], buffer[GUARD + view.numel() :]):
-            assert torch.equal(band, torch.full_like(band, CANARY)), "a kernel wrote beside its output"
-
-
-def shuffle_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton.runtime import interpreter
-
-    def shuffled(*bounds: int) -> list[int]:
-        order = list(range(*bounds))
-        random.Random(0).shuffle(order)
-        return order
-
-    monkeypatch.setattr(interpreter, "range", shuffled, raising=False)
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the kernels that are launched."""
-    from triton.runtime import interpreter, jit
-
-    names: list[str] = []
-    for kind, method in ((interpreter.InterpretedFunction, "run"), (jit.JITFunction, "run")):
-        real = getattr(kind, method)
-
-        def run(self: Any, *args: Any, real: Any = real, **options: Any) -> Any:
-            names.append(self.fn.__name__)
-            return real(self, *args, **options)
-
-        monkeypatch.setattr(kind, method, run)
-    return names
-
-
-def force(monkeypatch: pytest.MonkeyPatch, tile: tiles.Tile) -> None:
-    monkeypatch.setattr(tiles, "choose", lambda *_: tile)
 
 
 def check(op: str, case: Conv, device: torch.device, make: Callable[..., torch.Tensor] = integers) -> None:

@@ -70,10 +70,8 @@ def conv_transpose2d(
         return activations.apply_(output, later, negative_slope)
     programs = math.prod(stride) * groups
     mean = pairs_inside((h, w), output_size, weight.shape[2:], geometry) / math.prod(output_size)
-    packed = channels_packed(input, weight)
-    work = tiles.Work(
-        programs, batch * rows * cols, cb, math.prod(taps) * cs, mean * cs, cs, packed, behind is not None
-    )
+    flags = {"packed": channels_packed(input, weight), "behind": int(behind is not None), "told": end is not None}
+    work = tiles.Work(programs, batch * rows * cols, cb, math.prod(taps) * cs, mean * cs, cs, **flags)
     tile = choose_tile(input, work)
     m_tiles, n_tiles = triton.cdiv(batch * rows * cols, tile.block_m), triton.cdiv(cb, tile.block_n)
     with launch_device(input):
@@ -115,8 +113,8 @@ def conv2d(
     few = behind is None and end is None and few_channels(input, weight.shape, groups)
     inside = pairs_inside(output_size, (big_h, big_w), weight.shape[2:], geometry) / math.prod(output_size)
     mean, depth = (taps, cb * taps) if few else (inside, cb)
-    packed = channels_packed(input, weight)
-    work = tiles.Work(groups, pixels, cs, taps * cb, mean * cb, depth, packed, behind is not None, gathered=few)
+    flags = {"packed": channels_packed(input, weight), "behind": int(behind is not None), "told": end is not None}
+    work = tiles.Work(groups, pixels, cs, taps * cb, mean * cb, depth, **flags, gathered=few)
     tile = choose_tile(input, work)
     m_tiles, n_tiles = triton.cdiv(pixels, tile.block_m), triton.cdiv(cs, tile.block_n)
     with launch_device(input):
@@ -175,7 +173,7 @@ def conv2d_weight(
     wide, programs = (taps * cb, 1) if few else (cb, taps * groups)
     mean = pixels if few else batch * met / taps
     packed, gathered = channels_packed(small, big), few and not wide_pays
-    behind = small_behind is not None or big_behind is not None
+    behind = (small_behind is not None) + (big_behind is not None)
     tile = choose_tile(small, tiles.Work(programs, cs, wide, pixels, mean, pixels, packed, behind, gathered))
     m_tiles, n_tiles = triton.cdiv(cs, tile.block_m), triton.cdiv(wide, tile.block_n)
     grid = (m_tiles * n_tiles * programs * tile.splits,)

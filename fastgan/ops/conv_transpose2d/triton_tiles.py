@@ -37,8 +37,8 @@ class Tile(NamedTuple):
 class Work(NamedTuple):
     """``copies`` products of [m, k] and [k, n]: phases or taps, and groups. ``k`` is the longest sum, ``mean`` the mean
     one, ``depth`` the part of k that is consecutive; ``packed``: channels are neighbours in memory;
-    ``behind``: a second tensor is loaded with the first operand, which is a gradient behind an activation;
-    ``gathered``: the values of one operand have an address each."""
+    ``behind``: in how many operands' places something is taken, with a second tensor or vectors by channel;
+    ``gathered``: the values of one operand have an address each; ``told``: tiles tell of their output by channel."""
 
     copies: int
     m: int
@@ -47,8 +47,9 @@ class Work(NamedTuple):
     mean: float
     depth: int
     packed: bool = True
-    behind: bool = False
+    behind: int = 0
     gathered: bool = False
+    told: bool = False
 
 
 class Machine(NamedTuple):
@@ -87,8 +88,9 @@ def _candidates(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) ->
     """Tiles whose rows and columns are not mostly empty. IEEE float32 has no matrix instruction, and spills with more
     than these rows, columns or depth, as TF32 and float64 do."""
     if not is_half(dtype):
-        width = 32 if dtype is torch.float32 and not tf32 else 64
-        yield Tile(64, covering(work.n, width), covering(work.depth, 16), 4, 3)
+        single = dtype is torch.float32
+        width = 32 if (single and not tf32) or (not single and work.told) else 64
+        yield Tile(64, covering(work.n, width), covering(work.depth, 16), 4, 2 if work.told and not tf32 else 3)
         return
     if not work.packed:  # an address per value
         yield Tile(64, covering(work.n, 64), covering(work.depth, 32), 4, 2)
@@ -96,8 +98,10 @@ def _candidates(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) ->
     for block_m, block_n, warps, stages in _HALF:
         large = max(block_m, block_n) > 128
         deep = work.gathered and work.depth > 64
-        if large and (work.behind or deep or machine.major > max(_WGMMA)):  # they would spill
-            continue
+        crowded = work.behind and (work.told or (work.behind > 1 and machine.major not in _WGMMA))
+        most = 128 * 64 if crowded else 256 * 128
+        if block_m * block_n > most or (large and (work.behind or deep or machine.major > max(_WGMMA))):
+            continue  # they would spill
         warps = 8 if (work.behind and block_m > 64) or (work.gathered and block_m * block_n > 64 * 64) else warps
         if (block_m == 64 or work.m > block_m // 2) and (block_n == 64 or work.n > block_n // 2):
             yield Tile(block_m, covering(work.n, block_n), covering(work.depth, 64), warps, stages)

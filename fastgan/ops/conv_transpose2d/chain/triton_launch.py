@@ -13,7 +13,7 @@ from fastgan.ops.common.dtypes import accumulate_type
 from fastgan.ops.common.triton_runtime import launch_device
 from fastgan.ops.conv_transpose2d import triton_launch as maps
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
-from fastgan.ops.conv_transpose2d.triton_arguments import End, dense
+from fastgan.ops.conv_transpose2d.triton_arguments import End, dense, empty
 from fastgan.ops.conv_transpose2d.triton_tiles import power_of_two
 
 _MERGED = 1024  # values of a step of a merge
@@ -110,6 +110,10 @@ def _norm(mean: torch.Tensor, rstd: torch.Tensor, gamma: Vector, beta: Vector) -
     return mean.contiguous(), rstd.contiguous(), gamma.contiguous(), beta.contiguous()
 
 
+def _vector(like: torch.Tensor) -> torch.Tensor:
+    return empty((like.shape[1],), like, torch.contiguous_format, accumulate_type(like.dtype))
+
+
 def _merge(channels: int, tiles: int) -> tuple[tuple[int], dict[str, int]]:
     """Grid and blocks of a merge: few channels a program, whose programs have many tiles each to go through."""
     block_c = min(power_of_two(channels), 8)  # a sector of memory
@@ -123,8 +127,7 @@ def _statistics(
     end: End, output: torch.Tensor, running: tuple[Vector, Vector], momentum: float, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     channels = output.shape[1]
-    mean = output.new_empty(channels, dtype=accumulate_type(output.dtype))
-    rstd = torch.empty_like(mean)
+    mean, rstd = (_vector(output) for _ in range(2))
     grid, blocks = _merge(channels, end.tiles)
     running_mean, running_var = running
     both = None if running_mean is None or running_var is None else (running_mean, running_var)
@@ -139,7 +142,7 @@ def _statistics(
 def _vector_gradients(end: End, norm: tuple[torch.Tensor, ...], input: torch.Tensor) -> list[torch.Tensor]:
     """Those of mean, rstd, gamma, beta."""
     channels = input.shape[1]
-    gradients = [input.new_empty(channels, dtype=accumulate_type(input.dtype)) for _ in range(4)]
+    gradients = [_vector(input) for _ in range(4)]
     grid, blocks = _merge(channels, end.tiles)
     with launch_device(input):
         kernels.gradients_merge_kernel[grid](end.parts, *norm[1:3], *gradients, end.tiles, channels, **blocks)

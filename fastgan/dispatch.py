@@ -3,8 +3,9 @@
 Every op of fastgan is a dispatcher op, ``torch.ops.fastgan.<op>``, with one row of backends: ``reference`` (plain
 torch, always there), ``triton`` and, for some ops, ``native`` (compiled C++/CUDA). :func:`select` picks one per call:
 the backend forced by :func:`use_backend` (or the environment variable ``FASTGAN_BACKEND``, read once at import), else
-the first that supports the arguments and that measurements say to be the fastest on that device and for them. A
-backend that cannot run is a reason in words, never an exception that somebody swallows.
+the one that was the fastest when this call was timed on this machine (:mod:`fastgan.tuning`, where its table is
+loaded), else the first that supports the arguments and that measurements say to be the fastest on that device and for
+them. A backend that cannot run is a reason in words, never an exception that somebody swallows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -55,9 +56,29 @@ class Backend:
     pays: Callable[..., bool] = _pays_always
 
 
+#: What is run in place of the reference's ``run``; None from it means that it cannot, and ``run`` is.
+Instead = Callable[[], Any]
+
+
+class Measured(Protocol):
+    """What tables of measured times tell about a call: (op, its arguments, whether it is a gradient)."""
+
+    def fastest(self, op: str, args: tuple[Any, ...], gradient: bool) -> Backend | None:
+        """The fastest backend, if that is known."""
+
+    def times(self, op: str, args: tuple[Any, ...], gradient: bool) -> dict[str, float] | None:
+        """Seconds by backend, if they are known."""
+
+
 _table: dict[str, dict[str, Backend]] = {}
+_keys: dict[str, Callable[..., tuple[Any, ...]]] = {}
 _traces: list[list[tuple[str, str]]] = []
 _forced: str | None = None
+#: Set by fastgan.tuning: the tables where some are in use, and within ``fastgan.autotune`` what times a new call.
+_tables: Measured | None = None
+_measure: Callable[[str, tuple[Any, ...], bool, Instead | None], None] | None = None
+#: Choices that somebody remembers although they depend on the tables: emptied when these change.
+remembered: list[dict[Any, Any]] = []
 
 
 def _check_name(name: str, origin: str) -> str:
@@ -80,6 +101,7 @@ def define(
     fake: Callable[..., Any],
     backends: Sequence[Backend],
     batching_rule: Callable[..., Any] | None = None,
+    tuning_key: Callable[..., tuple[Any, ...]] | None = None,
 ) -> None:
     """Define ``torch.ops.fastgan.<op>``.
 
@@ -88,6 +110,9 @@ def define(
         fake: computes shapes, dtypes and strides of the outputs on fake tensors (compile, export, opcheck).
         backends: the op's row of backends; the order is the order of preference.
         batching_rule: how it runs under ``torch.vmap``, as ``torch.library.register_vmap`` takes it.
+        tuning_key: takes the op's arguments, the first of which is a tensor, and gives what its time depends on, as
+            tuples of numbers, strings, dtypes and None; calls with equal keys are supported by the same backends.
+            Where it is given the op may be timed by :func:`fastgan.autotune`: it must leave its arguments alone.
     """
     op = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -96,18 +121,28 @@ def define(
     if batching_rule is not None:
         torch.library.register_vmap(f"fastgan::{op}", batching_rule, lib=LIBRARY)
     _table[op] = {backend.name: backend for backend in backends}
+    if tuning_key is not None:
+        _keys[op] = tuning_key
 
 
 def call(op: str, *args: Any) -> Any:
     """``torch.ops.fastgan.<op>`` on these arguments; past torch's dispatcher, which takes as long as a small op does,
     where nothing is there that would have to see the call."""
-    return _run(op, *args) if _direct(args) else getattr(_ops, op)(*args)
+    if not _direct(args):
+        return getattr(_ops, op)(*args)
+    if _measure is not None:
+        _measure(op, args, False, None)
+    return _run(op, *args)
 
 
-def chosen(op: str, *args: Any) -> Backend | None:
+def chosen(op: str, *args: Any, instead: Instead | None = None) -> Backend | None:
     """The backend that :func:`call` would run past torch's dispatcher; None where the dispatcher must see the call.
-    Whoever runs it tells :func:`record`."""
-    return select(op, *args) if _direct(args) else None
+    Whoever runs it tells :func:`record`. ``instead``: what runs where it is the reference, in a gradient."""
+    if not _direct(args):
+        return None
+    if _measure is not None:
+        _measure(op, args, instead is not None, instead)
+    return select(op, *args, gradient=instead is not None)
 
 
 def _direct(args: tuple[Any, ...]) -> bool:
@@ -121,8 +156,8 @@ def _direct(args: tuple[Any, ...]) -> bool:
 
 def may_leave_to_torch(*args: Any) -> bool:
     """Whether torch's own op, with its own backward, may run in place of ours on these arguments where it is faster:
-    the choice of backend is automatic, nobody records it, and nothing is compiled or watched."""
-    return not torch.compiler.is_compiling() and _forced is None and not _traces and _unseen(args)
+    the choice of backend is automatic, nobody records or times it, and nothing is compiled or watched."""
+    return not torch.compiler.is_compiling() and _measure is None and _forced is None and not _traces and _unseen(args)
 
 
 @functools.cache
@@ -149,6 +184,27 @@ def record(op: str, name: str) -> None:
     """Tell the traces that a backend ran ``op``."""
     for calls in _traces:
         calls.append((op, name))
+
+
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """What runs within is left out of the traces."""
+    lengths = [(calls, len(calls)) for calls in _traces]
+    try:
+        yield
+    finally:
+        for calls, length in lengths:
+            del calls[length:]
+
+
+def has_tables() -> bool:
+    """Whether tables of measured times are in use."""
+    return _tables is not None
+
+
+def measured(op: str, *args: Any, gradient: bool = False) -> dict[str, float] | None:
+    """The measured seconds of a call by backend, where a table in use knows them."""
+    return None if _tables is None else _tables.times(op, args, gradient)
 
 
 def _run(op: str, *args: Any) -> Any:
@@ -182,8 +238,9 @@ class _NoGradient(torch.autograd.Function):
         )
 
 
-def select(op: str, *args: Any) -> Backend:
-    """The backend that runs ``op`` on these arguments.
+def select(op: str, *args: Any, gradient: bool = False) -> Backend:
+    """The backend that runs ``op`` on these arguments; ``gradient``: where torch's backward stands for the reference,
+    which has a time of its own.
 
     Raises:
         BackendError: a backend was forced and cannot run them.
@@ -194,6 +251,10 @@ def select(op: str, *args: Any) -> Backend:
         if reason is not None:
             raise BackendError(f"fastgan: {op} cannot run on the backend {_forced!r} that was asked for: {reason}")
         return row[_forced]
+    if _tables is not None and not torch.compiler.is_compiling():
+        fastest = _tables.fastest(op, args, gradient)
+        if fastest is not None:
+            return fastest
     device = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
     for backend in row.values():
         if device in backend.auto_on and backend.supports(*args) is None and backend.pays(*args):
@@ -201,10 +262,13 @@ def select(op: str, *args: Any) -> Backend:
     return row["reference"]
 
 
-def selects(name: str, op: str, *args: Any) -> bool:
-    """Whether :func:`select` would take the backend of that name, for an op that not every backend has."""
+def selects(name: str, op: str, *args: Any, instead: Instead | None = None) -> bool:
+    """Whether :func:`select` would take the backend of that name, for an op that not every backend has; ``instead`` is
+    what runs where it would not."""
     if _forced is not None:
         return _forced == name and _reason(op, name, args) is None
+    if not torch.compiler.is_compiling() and _measure is not None and _direct(args):
+        _measure(op, args, False, instead)
     return select(op, *args).name == name
 
 

@@ -6,15 +6,14 @@ import json
 import platform
 import sys
 from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import fastgan  # noqa: F401  registers every op
-from fastgan import dispatch
+from fastgan import dispatch, tuning
 from fastgan.native import build_info
+from fastgan.tuning.machine import cpu_name, installed
 from fastgan.version import __version__
 
 __all__ = ["report", "run"]
@@ -84,23 +83,6 @@ SAMPLES: dict[str, Callable[[torch.device], tuple[Any, ...]]] = {
 }
 
 
-def _installed(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def cpu_name() -> str:
-    """The processor's model, or its architecture where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def _devices() -> list[torch.device]:
     return [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
 
@@ -127,6 +109,8 @@ def _op(op: str, device: torch.device) -> dict[str, Any]:
         return {"backends": backends, "runs": None, "why": str(error)}
     if dispatch._forced is not None:
         why = "forced by FASTGAN_BACKEND or use_backend"
+    elif dispatch.measured(op, *arguments) is not None:
+        why = "the fastest when it was measured here"
     elif runs != "reference":
         why = f"measured to be at least as fast as the reference on {device.type}"
     elif [name for name, reason in reasons.items() if reason is None] == ["reference"]:
@@ -140,14 +124,26 @@ def report() -> dict[str, Any]:
     """Everything that ``fastgan info`` says, as plain data.
 
     Returns:
-        ``versions``, ``build`` (:func:`fastgan.native.build_info`), and per device of ``devices`` its properties and
-        ``ops``: for each op the ``backends`` ("usable" or the reason why not), the one that ``runs``, and ``why``.
+        ``versions``, ``build`` (:func:`fastgan.native.build_info`), and per device of ``devices`` its properties,
+        ``tuning`` (:func:`fastgan.tuning.describe`) and ``ops``: for each op the ``backends`` ("usable" or the reason
+        why not), the one that ``runs``, and ``why``.
     """
     versions = {"fastgan": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    versions.update({"triton": _installed("triton"), "numpy": _installed("numpy")})
+    versions.update({"triton": installed("triton"), "numpy": installed("numpy")})
     versions["cuda of torch"] = torch.version.cuda or "none"
-    devices = {str(d): {**_device(d), "ops": {op: _op(op, d) for op in dispatch.op_names()}} for d in _devices()}
+    devices = {
+        str(d): {**_device(d), "tuning": tuning.describe(d), "ops": {op: _op(op, d) for op in dispatch.op_names()}}
+        for d in _devices()
+    }
     return {"versions": versions, "build": build_info(), "devices": devices}
+
+
+def _tuning(state: dict[str, Any]) -> str:
+    """A line about a device's table of measured times."""
+    if state["wrong"] is not None:
+        return f"{state['file']} is not used: {state['wrong']}"
+    use = "in use" if state["in_use"] else "used by fastgan.load_tuning and fastgan.autotune"
+    return f"{state['file']}, {state['entries']} measured calls, {state['apply']} with these settings; {use}"
 
 
 def _print(content: dict[str, Any]) -> None:
@@ -156,8 +152,9 @@ def _print(content: dict[str, Any]) -> None:
     for name, state in content["build"].items():
         print(f"{name}: {state}")
     for name, device in content["devices"].items():
-        properties = ", ".join(f"{key} {value}" for key, value in device.items() if key != "ops")
+        properties = ", ".join(f"{key} {value}" for key, value in device.items() if key not in ("tuning", "ops"))
         print(f"\n{name}: {properties}")
+        print(f"  tuning: {_tuning(device['tuning'])}")
         for op, state in device["ops"].items():
             print(f"  {op}: {state['runs'] or 'cannot run'} ({state['why']})")
             for backend, usable in state["backends"].items():

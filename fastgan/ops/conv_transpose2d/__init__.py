@@ -12,7 +12,7 @@ import torch
 from fastgan.dispatch import Backend, always, define
 from fastgan.ops.common import activation, triton_runtime
 from fastgan.ops.common.flops import register_flops
-from fastgan.ops.conv_transpose2d import batching, native, reference
+from fastgan.ops.conv_transpose2d import batching, native, reference, tuning_key
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
 
 _GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
@@ -90,18 +90,21 @@ define(
         "conv_transpose2d", native.conv_transpose2d, native.image_supports, _reference_image(reference.conv_transpose2d)
     ),
     batching.image_rule("conv_transpose2d"),
+    tuning_key.image_map,
 )
 define(
     f"conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] output_size, {_GEOMETRY}) -> Tensor",
     image_fake(lambda weight, groups: weight.shape[0]),
     _backends("conv2d", native.conv2d, native.image_supports, _reference_image(reference.conv2d)),
     batching.image_rule("conv2d"),
+    tuning_key.image_map,
 )
 define(
     f"conv2d_weight(Tensor small, Tensor big, SymInt[2] kernel_size, {_GEOMETRY}) -> Tensor",
     weight_fake,
     _backends("conv2d_weight", native.conv2d_weight, native.weight_supports, _reference_weight),
     batching.weight_rule,
+    tuning_key.weight_map,
 )
 
 
@@ -138,6 +141,7 @@ def _define_activated(name: str, channels: Any, run_native: Any, run_reference: 
             Backend("reference", _then_activation(run_reference), always),
         ],
         batching.activated_rule(name),
+        tuning_key.image_map,
     )
 
 
@@ -210,6 +214,7 @@ define(
         Backend("triton", _triton_gradients, lambda grad_output, *_: triton_runtime.reason(grad_output)),
         Backend("reference", _reference_gradients, always),
     ],
+    tuning_key=tuning_key.gradients,
 )
 
 

@@ -10,6 +10,7 @@ Gradient order: any, backward and forward.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -67,19 +68,29 @@ def _before(ctx: Any, output: torch.Tensor, gradient: torch.Tensor) -> torch.Ten
     return act.backward_by_output(gradient, output, ctx.activation, ctx.negative_slope)
 
 
+def _separate_gradients(
+    ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, output: torch.Tensor, grad_output: torch.Tensor
+) -> autograd.Gradients:
+    """Those of the strided convolution by torch's gradient of the activation and the linear maps."""
+    return autograd.strided_gradients(ctx, input, weight, _before(ctx, output, grad_output))
+
+
 def _fused_gradients(
     ctx: Any, input: torch.Tensor | None, weight: torch.Tensor | None, output: torch.Tensor, grad_output: torch.Tensor
 ) -> autograd.Gradients | None:
     """Those of the strided convolution by kernels that differentiate the activation where they load the gradient; None
     where no backend with such kernels is chosen, or somebody differentiates the gradient again."""
-    op = "conv2d_act_backward"
-    if torch.is_grad_enabled() or not forward_mode.bare(grad_output, output) or not selects("triton", op, grad_output):
+    op, bias = "conv2d_act_backward", ctx.needs_input_grad[2]
+    if torch.is_grad_enabled() or not forward_mode.bare(grad_output, output):
         return None
-    bias = ctx.needs_input_grad[2]
-    gradients = call(
-        op, grad_output, output, input, weight, bias, tuple(ctx.input_size), tuple(ctx.kernel_size), *ctx.geometry,
+    arguments = (
+        grad_output, output, input, weight, bias, tuple(ctx.input_size), tuple(ctx.kernel_size), *ctx.geometry,
         ctx.activation, ctx.negative_slope,
     )  # fmt: skip
+    instead = functools.partial(_separate_gradients, ctx, input, weight, output, grad_output)
+    if not selects("triton", op, *arguments, instead=instead):
+        return None
+    gradients = call(op, *arguments)
     wanted = (weight is not None, input is not None, bias)
     grad_input, grad_weight, grad_bias = (g if want else None for g, want in zip(gradients, wanted, strict=True))
     return grad_input, grad_weight, grad_bias
@@ -196,7 +207,7 @@ class Conv2dAct(torch.autograd.Function):
         input, weight, output = ctx.saved_tensors
         gradients = _fused_gradients(ctx, input, weight, output, grad_output)
         if gradients is None:
-            gradients = autograd.strided_gradients(ctx, input, weight, _before(ctx, output, grad_output))
+            gradients = _separate_gradients(ctx, input, weight, output, grad_output)
         return *gradients, *(None,) * _NUMBERS
 
 

@@ -6,6 +6,7 @@ Gradient order: any, backward and forward. The Functions save their operands and
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -108,11 +109,12 @@ def _gradient(
     """``function``, one of the three maps, as a gradient. Where the reference is chosen for it torch's own backward
     runs: it rounds otherwise than torch's forward convolution that the map is."""
     op, first, second = function.__name__, *arguments[:2]
-    backend = chosen(op, *arguments, *ctx.geometry) if forward_mode.bare(first, second) else None
+    instead = functools.partial(torchs, op != "conv2d_weight")
+    backend = chosen(op, *arguments, *ctx.geometry, instead=instead) if forward_mode.bare(first, second) else None
     if backend is None:
         return function(*arguments, ctx.geometry)
     record(op, backend.name)
-    gradient = torchs(op != "conv2d_weight") if backend.name == "reference" else None
+    gradient = instead() if backend.name == "reference" else None
     return backend.run(*arguments, *ctx.geometry) if gradient is None else gradient
 
 

@@ -215,8 +215,13 @@ HOST_FORWARD, HOST_GRADIENT = 6e-5, 8e-5
 def pays_whole(call: Call, gradients: tuple[str, ...]) -> bool:
     """Whether native is expected to pay in a call and those ops of its backward that ``gradients`` names, together."""
     ops = (call, *(call._replace(op=op) for op in gradients))
-    saved = sum(max(gain(op, NATIVE, TORCH), 0) for op in ops)
-    return saved > HOST_FORWARD + HOST_GRADIENT * len(gradients)
+    return pays_for_python(sum(max(gain(op, NATIVE, TORCH), 0) for op in ops), len(gradients))
+
+
+def pays_for_python(saved: float, gradients: int) -> bool:
+    """Whether so many seconds saved, in a call and so many ops of its backward, are more than the Python around them
+    takes."""
+    return saved > HOST_FORWARD + HOST_GRADIENT * gradients
 
 
 NATIVE: dict[str, Terms] = {

@@ -151,7 +151,7 @@ def test_a_function_fits_on_one_screen(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["fastgan", "fastgan.functional", "fastgan.nn", "fastgan.models", "fastgan.dispatch"]
+    "module", ["fastgan", "fastgan.functional", "fastgan.nn", "fastgan.models", "fastgan.dispatch", "fastgan.tuning"]
 )
 def test_everything_public_has_a_docstring(module):
     module = importlib.import_module(module)
@@ -233,6 +233,7 @@ def run_doctests(text_or_module, **kwargs):
     [
         "fastgan.functional",
         "fastgan.dispatch",
+        "fastgan.tuning",
         "fastgan.nn.conv",
         "fastgan.nn.norm",
         "fastgan.nn.loss",

@@ -45,9 +45,9 @@ def autotune(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
     left to torch's own ops outside, go through ours in the block; outside, measured times decide about them too.
 
     A backend that is forced (:func:`fastgan.use_backend`) is used and nothing is timed. Nothing is timed either while a
-    CUDA graph is captured, by code that is compiled or exported, under torch.func's transforms, dispatch modes and
-    profilers, and for empty images: there the table is only looked up. So run a few eager steps before you compile or
-    capture. Triton's interpreter is never timed. The setting holds for the whole process, like a forced backend.
+    CUDA graph is captured, by code that is compiled or exported, under ``torch.vmap``, dispatch modes and profilers,
+    and for empty images: there the table is only looked up. So run a few eager steps before you compile or capture.
+    Triton's interpreter is never timed. The setting holds for the whole process, like a forced backend.
 
     Backends round differently, within the same bounds: numbers may change by a rounding when the table does. Several
     processes may fill one table at once; what one has written the others take over.

@@ -45,7 +45,7 @@ def read(path: Path, identity: dict[str, str]) -> Entries:
     """
     try:
         text = _content(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
         content = json.loads(text)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tests.tuning import mutants as tuning
+
 
 class Mutant(NamedTuple):
     """``old`` becomes ``new`` in ``file``; ``tests`` are pytest arguments of which at least one test must fail."""
@@ -25,8 +27,6 @@ _NORM = "fastgan/ops/batch_norm_act"
 _LOSS = "fastgan/ops/bce_with_logits"
 _T_CONV = "tests/ops/test_conv_transpose2d.py tests/ops/test_conv_layouts.py"
 _T_TRITON = "tests/ops/test_triton_conv.py"
-_T_TUNING = "tests/tuning/test_autotune.py"
-_T_STORE = "tests/tuning/test_store.py"
 _T_CONV_GRAD = "tests/ops/test_conv_autograd.py"
 _T_FUNC = "tests/ops/test_transforms.py"
 _T_NORM = "tests/ops/test_batch_norm_act.py"
@@ -71,52 +71,7 @@ MUTANTS = (
            "bias, mean, torch.rsqrt(var + eps)", "bias, mean.float(), torch.rsqrt(var + eps).float()",
            "tests/ops/test_batch_norm_act_autograd.py -k few_values"),
     # --- measured choices
-    Mutant("the_slowest_is_chosen", "fastgan/tuning/tables.py",
-           "sorted(times, key=times.__getitem__)", "sorted(times, key=times.__getitem__, reverse=True)",
-           f"{_T_TUNING} -k 'fastest'"),
-    Mutant("tables_beat_a_forced_backend", "fastgan/dispatch.py",
-           "    if _forced is not None:\n        reason = _reason(op, _forced, args)",
-           "    if _forced is not None and _tables is None:\n        reason = _reason(op, _forced, args)",
-           f"{_T_TUNING} -k forced"),
-    Mutant("batches_of_one_class_are_timed_again", f"{_CONV}/tuning_key.py",
-           "return (batch - 1).bit_length() if batch else -1", "return batch",
-           f"{_T_TUNING} -k new_one"),
-    Mutant("threads_do_not_count", "fastgan/tuning/machine.py",
-           "return (torch.get_num_threads(),)", "return ()",
-           f"{_T_TUNING} -k new_one"),
-    Mutant("a_gradient_is_timed_as_the_map_it_is", "fastgan/tuning/tables.py",
-           'if backend.name != "reference" or instead is None:', "if True:",
-           f"{_T_TUNING} -k gradients"),
-    Mutant("the_interpreter_is_timed", "fastgan/tuning/tables.py",
-           'interpreted = backend.name == "triton" and triton_runtime.interpreting()', "interpreted = False",
-           f"{_T_TUNING} -k interpreter"),
-    Mutant("errors_of_a_candidate_swallowed", "fastgan/tuning/tables.py",
-           "                times = timing.measure(runs, device)\n",
-           "                try:\n                    times = timing.measure(runs, device)\n"
-           "                except ArithmeticError:\n                    return\n",
-           f"{_T_TUNING} -k raises"),
-    Mutant("watched_calls_are_timed", "fastgan/dispatch.py",
-           "def _run(op: str, *args: Any) -> Any:\n",
-           "def _run(op: str, *args: Any) -> Any:\n    if _measure is not None:\n        _measure(op, args, False, None)\n",
-           f"{_T_TUNING} -k never_timed"),
-    Mutant("captured_calls_are_timed", "fastgan/tuning/tables.py",
-           "return not torch.cuda.is_current_stream_capturing()", "return True",
-           f"{_T_TUNING} -k captured"),
-    Mutant("calls_left_to_torch_are_remembered", f"{_CONV}/small.py",
-           "dispatch.remembered.append(_known)\n", "",
-           f"{_T_TUNING} -k left_to_torch"),
-    Mutant("the_table_is_not_locked", "fastgan/tuning/store.py",
-           "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass",
-           f"{_T_STORE} -k 'durable or four_processes'"),
-    Mutant("the_others_entries_are_lost", "fastgan/tuning/store.py",
-           "together = merged(found, entries)", "together = dict(entries)",
-           f"{_T_STORE} -k 'older or four_processes'"),
-    Mutant("a_bad_table_is_overwritten", "fastgan/tuning/store.py",
-           "            os.replace(path, aside)\n", "",
-           f"{_T_STORE} -k aside"),
-    Mutant("times_of_another_machine_are_used", "fastgan/tuning/store.py",
-           'if content.get("identity") != identity:', "if False:",
-           f"{_T_STORE} -k aside"),
+    *(Mutant(*mutant) for mutant in tuning.MUTANTS),
     # --- convolutions: reference and autograd
     Mutant("cropping_forgets_the_bias", f"{_CONV}/reference.py",
            "    output = _pad(output, margins)\n    if bias is not None:",

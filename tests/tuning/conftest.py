@@ -86,3 +86,18 @@ def choice(call: Callable[[], Any]) -> str:
         call()
     ((_, name),) = calls
     return name
+
+
+def fastest(clock: Clock, name: str) -> None:
+    """That backend takes half as long as the others."""
+    for other in clock.costs:
+        clock.costs[other] = 1.0 if other == name else 2.0
+
+
+def operands() -> list[torch.Tensor]:
+    shapes = (2, 4, 6, 6), (8, 4, 4, 4)
+    return [torch.ones(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+
+
+def activated(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return fastgan.functional.conv2d(image, weight, stride=2, padding=1, activation="relu")

@@ -5,26 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastgan
 from fastgan import dispatch
 from fastgan import functional as FF
 from fastgan.native import native_reason
 from fastgan.ops.common import triton_runtime
-from fastgan.tuning import tables, timing
-from tests.tuning.conftest import OPS, choice, up
+from fastgan.tuning import timing
+from tests.tuning.conftest import OPS, choice, fastest, operands, up
 
 BACKENDS = ("native", "triton", "reference")
-
-
-def fastest(clock, name):
-    for other in clock.costs:
-        clock.costs[other] = 1.0 if other == name else 2.0
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -138,17 +131,8 @@ def test_a_forced_backend_wins_and_is_not_timed(clock, name):
     assert choice(up) == "native"
 
 
-def operands():
-    shapes = (2, 4, 6, 6), (8, 4, 4, 4)
-    return [torch.ones(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
-
-
 def layer(activation="none"):
     return FF.conv2d(*operands(), stride=2, padding=1, activation=activation)
-
-
-def activated(image, weight):
-    return FF.conv2d(image, weight, stride=2, padding=1, activation="relu")
 
 
 def run_backward():
@@ -255,111 +239,6 @@ def test_where_only_one_can_run_nothing_is_timed(clock, monkeypatch):
 def test_every_op_of_the_convolutions_has_a_key_and_no_other():
     slices = ("conv_transpose2d", "conv2d", "conv2d_weight")
     assert set(OPS) == {*slices, "conv_transpose2d_act", "conv2d_act", "conv2d_act_backward"}
-
-
-def vmapped():
-    weight = torch.ones(4, 2, 4, 4, dtype=torch.bfloat16)
-    images = torch.ones(3, 2, 4, 3, 3, dtype=torch.bfloat16)
-    torch.vmap(lambda image: FF.conv_transpose2d(image, weight, stride=2, padding=1))(images)
-
-
-def gradients_of_each():
-    weight, images = torch.ones(4, 2, 4, 4, dtype=torch.bfloat16), torch.ones(3, 4, 3, 3, dtype=torch.bfloat16)
-    torch.vmap(torch.func.grad(lambda image: FF.conv_transpose2d(image, weight).sum()))(images)
-
-
-def compiled():
-    torch.compile(up, backend="aot_eager", fullgraph=True)()
-
-
-def compiled_backward():
-    torch.compile(activated, backend="aot_eager", fullgraph=True)(*operands()).sum().backward()
-
-
-def faked():
-    with FakeTensorMode():
-        up()
-
-
-def without_data():
-    with torch.device("meta"):
-        up()
-
-
-def profiled():
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-        up()
-
-
-def of_nothing():
-    up(0)
-
-
-@pytest.mark.parametrize(
-    "work",
-    [vmapped, gradients_of_each, compiled, compiled_backward, faked, without_data, profiled, of_nothing],
-    ids=lambda work: work.__name__,
-)
-def test_what_is_watched_transformed_or_compiled_is_never_timed(clock, monkeypatch, work):
-    monkeypatch.setattr(timing, "measure", lambda *args: pytest.fail("something was timed"))
-    with fastgan.autotune():
-        work()
-    work()
-
-
-@pytest.mark.parametrize("work", [profiled, compiled], ids=lambda work: work.__name__)
-def test_there_the_table_is_looked_up(clock, work):
-    fastest(clock, "triton")
-    with fastgan.autotune():
-        up()
-        assert choice(work) == "triton"
-    assert choice(work) == "triton"
-
-
-def test_compiled_code_is_not_compiled_again_for_a_block(clock):
-    call = torch.compile(activated, backend="aot_eager", fullgraph=True)
-    call(*operands()).sum().backward()
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        fastgan.load_tuning()
-        with fastgan.autotune():
-            call(*operands()).sum().backward()
-
-
-def test_a_cuda_graph_is_captured_without_timing(monkeypatch):
-    arguments = (SimpleNamespace(device=torch.device("cuda", 0)),)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert not tables._can_be_timed(arguments)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert tables._can_be_timed(arguments)
-    assert not tables._can_be_timed((torch.ones(1, device="meta"),))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_network_on_a_gpu_is_tuned_and_captured(monkeypatch):
-    """With real kernels and CUDA's clock: everything is timed in the first step, nothing in the graph."""
-    image, weight = (
-        torch.randint(-2, 3, size, device="cuda").float().requires_grad_() for size in ((4, 16, 8, 8), (16, 8, 4, 4))
-    )  # small integers: any order of sums gives the same bits
-
-    def step():
-        output = FF.conv_transpose2d(image, weight, stride=2, padding=1, activation="relu")
-        return torch.autograd.grad(output.square().sum(), (image, weight))
-
-    with fastgan.autotune():
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            expected = step()
-        torch.cuda.current_stream().wait_stream(side)
-        monkeypatch.setattr(timing, "measure", lambda *args: pytest.fail("something was timed"))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            found = step()
-        graph.replay()
-    torch.cuda.synchronize()
-    assert all(map(torch.equal, found, expected))
 
 
 def test_threads_time_one_after_the_other(clock):

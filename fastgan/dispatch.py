@@ -69,6 +69,9 @@ class Measured(Protocol):
     def times(self, op: str, args: tuple[Any, ...], gradient: bool) -> dict[str, float] | None:
         """Seconds by backend, if they are known."""
 
+    def torchs_time(self, op: str, args: tuple[Any, ...], gradients: str, run: Callable[[], Any]) -> float | None:
+        """As :func:`torchs_time`."""
+
 
 _table: dict[str, dict[str, Backend]] = {}
 _keys: dict[str, Callable[..., tuple[Any, ...]]] = {}
@@ -156,8 +159,8 @@ def _direct(args: tuple[Any, ...]) -> bool:
 
 def may_leave_to_torch(*args: Any) -> bool:
     """Whether torch's own op, with its own backward, may run in place of ours on these arguments where it is faster:
-    the choice of backend is automatic, nobody records or times it, and nothing is compiled or watched."""
-    return not torch.compiler.is_compiling() and _measure is None and _forced is None and not _traces and _unseen(args)
+    the choice of backend is automatic, nobody records it, and nothing is compiled or watched."""
+    return not torch.compiler.is_compiling() and _forced is None and not _traces and _unseen(args)
 
 
 @functools.cache
@@ -200,6 +203,17 @@ def unrecorded() -> Iterator[None]:
 def has_tables() -> bool:
     """Whether tables of measured times are in use."""
     return _tables is not None
+
+
+def is_measuring() -> bool:
+    """Whether calls that the tables do not know are timed."""
+    return _measure is not None
+
+
+def torchs_time(op: str, args: tuple[Any, ...], gradients: str, run: Callable[[], Any]) -> float | None:
+    """The measured seconds of ``run``, torch's own op in place of ``op`` on these arguments with the gradients of that
+    name, if they are known or can be measured now."""
+    return None if _tables is None else _tables.torchs_time(op, args, gradients, run)
 
 
 def measured(op: str, *args: Any, gradient: bool = False) -> dict[str, float] | None:

@@ -9,7 +9,9 @@ batch's power of two) and by the process's settings: threads on a CPU; on a GPU 
 and deterministic algorithms. Times are those of calls from eager Python, in a row: of the launches, where these take
 longer than the work. A gradient's reference is torch's own backward, as it is where it runs.
 
-Cost, for each call of a convolution's op (AMD EPYC, Python 3.11): see README.md of the convolutions.
+Microseconds that choosing the backend of a transposed convolution takes (AMD EPYC, one thread, Python 3.11, least of
+400 interleaved rounds): without a table 8.7, as before there were any; with one that knows the call 4.1, as neither
+backends nor models of their time are asked; with one that does not 13.7; with an empty one 9.4.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ def autotune(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
     know is run several times by every backend that can run it (torch's cuDNN or oneDNN, Triton, native), on its own
     arguments, which takes tens of milliseconds; then it runs as usual, by the fastest. The table is written to disk
     with each new entry and read when the block begins: a few steps of a training fill it, and later ones, inside a
-    block, outside or in other processes (:func:`load_tuning`), time nothing. Small float32 calls on a CPU, which are
-    left to torch's own ops outside, go through ours in the block; outside, measured times decide about them too.
+    block, outside or in other processes (:func:`load_tuning`), time nothing. Of float32 calls on a CPU, which may be
+    left to torch's own op with its own backward, that is timed too; once all is known, the times decide.
 
     A backend that is forced (:func:`fastgan.use_backend`) is used and nothing is timed. Nothing is timed either while a
     CUDA graph is captured, by code that is compiled or exported, under ``torch.vmap``, dispatch modes and profilers,

@@ -19,10 +19,10 @@ from fastgan.tuning.store import Entries, Key, Times
 Arguments = tuple[Any, ...]
 
 
-def key_of(op: str, args: Arguments, gradient: bool) -> Key:
-    """What the times of a call are kept under; only for an op that may be timed."""
+def key_of(op: str, args: Arguments, role: bool | str) -> Key:
+    """What the times of a call are kept under: as itself, as a gradient (True) or as a whole by torch."""
     first = args[0]
-    return (op, gradient, *dispatch._keys[op](*args), machine.settings(first.device.type, first.dtype))
+    return (op, role, *dispatch._keys[op](*args), machine.settings(first.device.type, first.dtype))
 
 
 def usable(backend: Backend, args: Arguments) -> bool:
@@ -104,6 +104,17 @@ class Tables:
             with torch.no_grad(), dispatch.unrecorded():
                 times = timing.measure(runs, device)
             self._add(device, table, {key: times})
+
+    def torchs_time(self, op: str, args: Arguments, gradients: str, run: timing.Run) -> float | None:
+        """The seconds of torch's own op with these gradients, timed if a block times what is new."""
+        device = args[0].device
+        table, key = self._by_device.get(device) or self._read(device), key_of(op, args, f"torch {gradients}")
+        with self._lock:
+            if key not in table.entries and dispatch.is_measuring():
+                with torch.no_grad():
+                    times = timing.measure({"reference": run}, device)
+                self._add(device, table, {key: times})
+        return table.entries.get(key, {}).get("reference")
 
     def _read(self, device: torch.device) -> Table:
         """The table of a device with what its file holds."""

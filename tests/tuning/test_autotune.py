@@ -8,12 +8,14 @@ import threading
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
 from fastgan import dispatch
 from fastgan import functional as FF
 from fastgan.native import native_reason
 from fastgan.ops.common import triton_runtime
+from fastgan.ops.conv_transpose2d import small
 from fastgan.tuning import timing
 from tests.tuning.conftest import OPS, choice, fastest, operands, up
 
@@ -40,7 +42,7 @@ def test_the_result_is_the_call_s(clock):
         assert torch.equal(up(), expected)
 
 
-def test_times_are_medians_of_a_call(clock):
+def test_times_are_those_of_one_call(clock):
     with fastgan.autotune():
         up()
     (times,) = (entry for table in fastgan.tuning._tables._by_name.values() for entry in table.entries.values())
@@ -302,17 +304,58 @@ def is_torchs(output):
 @pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
 @pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
 @pytest.mark.parametrize(("native", "left"), [(0.9999, False), (0.99995, True), (1.5, True)])
-def test_measured_times_say_which_calls_are_left_to_torch(clock, native, left):
-    """Small float32 calls on a CPU go to torch's own op unless all their ops together save more than our Python costs,
-    60 us and 80 us for each of two gradients."""
-    clock.costs |= {"native": native, "triton": 2.0}
+def test_measured_times_say_which_calls_are_left_to_torch(clock, monkeypatch, native, left):
+    """Small float32 calls on a CPU go to torch's own op unless all our ops together take less than torch's forward and
+    backward by more than our Python costs, 60 us and 80 us for each of two gradients."""
     assert is_torchs(small_call()) and is_torchs(small_call())
+    clock.costs |= {"native": native, "reference": 2.0, "triton": 2.0, "torch's backward": 2.0, "torch": 3.0}
+    monkeypatch.setitem(small._OPS, "conv2d", clock.moved_by("torch", torch.conv2d))
     with fastgan.autotune():
         output = small_call()
-        assert not is_torchs(output)
+        assert not is_torchs(output)  # its gradients are not known
         output.square().sum().backward()
-        assert not is_torchs(small_call())
+        assert not clock.timed(lambda: small_call().square().sum().backward())
+        assert is_torchs(small_call()) is left
     for _ in range(2):
         assert is_torchs(small_call()) is left
     fastgan.forget_tuning()
     assert is_torchs(small_call())
+    fastgan.load_tuning()
+    assert is_torchs(small_call()) is left
+
+
+@pytest.mark.skipif(native_reason("cpu") is not None, reason=str(native_reason("cpu")))
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("wanted", [(), (0,), (1,), (0, 1)])
+def test_torchs_own_time_is_that_of_the_gradients_asked_for(clock, monkeypatch, wanted, transposed):
+    seen = []
+    monkeypatch.setattr(dispatch, "torchs_time", lambda op, args, gradients, run: seen.append((op, run)))
+    weight = torch.randn((4, 8, 3, 3) if transposed else (8, 4, 3, 3))
+    operands = [torch.randn(2, 4, 6, 6), weight]
+    for index in wanted:
+        operands[index].requires_grad_()
+    options = {
+        "stride": 2,
+        "padding": (1, 0),
+        "activation": "tanh",
+        **({"output_padding": (1, 0)} if transposed else {}),
+    }
+    call = FF.conv_transpose2d if transposed else FF.conv2d
+    with fastgan.autotune():
+        call(*operands, **options)
+    ((op, run),) = seen
+    with torch.no_grad(), Watch() as watch:
+        run()
+    assert op == ("conv_transpose2d_act" if transposed else "conv2d_act")
+    masks = [arguments[-1] for name, arguments in watch.seen if name == "aten.convolution_backward.default"]
+    assert [list(mask) for mask in masks] == ([[0 in wanted, 1 in wanted, False]] if wanted else [])
+
+
+class Watch(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append((str(function), args))
+        return function(*args, **(kwargs or {}))

@@ -8,7 +8,9 @@ checks.
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,15 +74,17 @@ def left_to_torch(
         by_input, by_weight = input.requires_grad, weight.requires_grad
     gradients = (_ADJOINT[op],) * by_input + ("conv2d_weight",) * by_weight
     if _missing is None:
-        saved = None
+        pays = None
         if dispatch.has_tables():
+            by_torch = functools.partial(_by_torch, op, input, weight, bias, options, act, negative_slope)
             after = () if act == "none" else (activation.AFTER_CONVOLUTIONS[act], negative_slope)
-            saved = _measured_saving(op, input, weight, bias, size, geometry, gradients, after)
-        if saved is not None:
-            ours = selection.pays_for_python(saved, len(gradients))
-        else:
-            ours = _pays_whole(native.numbers(op, input, weight, size, *geometry), gradients)
-        if ours:
+            arguments = (input, weight, bias, size, *geometry, *after)
+            pays = _pays_as_measured(op, arguments, gradients, by_torch, _output_padding(op, options))
+            if pays is None and dispatch.is_measuring():
+                return None  # so that what is not known will be
+        if pays is None:
+            pays = _pays_whole(native.numbers(op, input, weight, size, *geometry), gradients)
+        if pays:
             return None
     if all(map(_is_whole, options)):
         if len(_known) >= _MOST_KNOWN:
@@ -89,33 +93,44 @@ def left_to_torch(
     return _by_torch(op, input, weight, bias, options, act, negative_slope)
 
 
-def _measured_saving(
+def _pays_as_measured(
     op: str,
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    size: Pair,
-    geometry: Geometry,
+    args: tuple[Any, ...],
     gradients: tuple[str, ...],
-    after: tuple[Any, ...],
-) -> float | None:
-    """The seconds that a call and its gradients take less by their fastest backends than by torch, where a table of
-    measured times (fastgan.tuning) knows them all; the layout of the output's gradient is taken to be the output's."""
-    forward = f"{op}_act" if after else op
-    times = [dispatch.measured(forward, input, weight, bias, size, *geometry, *after)]
-    if times[0] is None:
-        return None
-    up = op == "conv_transpose2d"
+    by_torch: Callable[[], torch.Tensor],
+    output_padding: Any,
+) -> bool | None:
+    """Whether a call and its gradients, each by its fastest backend, take less than torch's own op and its backward by
+    more than our Python does, where a table of measured times (fastgan.tuning) knows; None where it does not. ``args``
+    are those of the op; the gradient of the output is taken to have the output's layout."""
+    input, weight, _, size, *rest = args
+    geometry, up = Geometry(*rest[:4]), op == "conv_transpose2d"
+    forward = f"{op}_act" if len(rest) > 4 else op
     channels = weight.shape[1] * geometry.groups if up else weight.shape[0]
     grad = torch.empty((input.shape[0], channels, *size), memory_format=output_memory_format(input, weight))
-    for name in gradients:
-        if name == "conv2d_weight":
-            pair = (input, grad) if up else (grad, input)
-            times.append(dispatch.measured(name, *pair, weight.shape[2:], *geometry, gradient=up))
-        else:
-            times.append(dispatch.measured(name, grad, weight, None, input.shape[2:], *geometry, gradient=True))
-    known = [time for time in times if time is not None and "reference" in time]
-    return sum(time["reference"] - min(time.values()) for time in known) if len(known) == len(times) else None
+    pair = (input, grad) if up else (grad, input)
+    of_input = dispatch.measured(_ADJOINT[op], grad, weight, None, input.shape[2:], *geometry, gradient=True)
+    of_weight = dispatch.measured("conv2d_weight", *pair, weight.shape[2:], *geometry, gradient=up)
+    wanted = [name in gradients for name in (_ADJOINT[op], "conv2d_weight")]
+    times = [dispatch.measured(forward, *args), *itertools.compress((of_input, of_weight), wanted)]
+
+    def run() -> None:
+        by_torch()
+        if gradients:
+            torch.ops.aten.convolution_backward(
+                grad, input, weight, None, *geometry[:3], up, output_padding, geometry.groups, (*wanted, False)
+            )
+
+    whole = dispatch.torchs_time(forward, args, " ".join(gradients), run)
+    if whole is None or None in times:
+        return None
+    return selection.pays_for_python(whole - sum(min(time.values()) for time in times if time), len(gradients))
+
+
+def _output_padding(op: str, options: Options) -> Pair:
+    """As a pair; that of a strided convolution is not used."""
+    given = options[2] if op == "conv_transpose2d" else 0
+    return (given, given) if isinstance(given, int) else tuple(given)
 
 
 def _is_whole(option: Any) -> bool:

@@ -138,14 +138,16 @@ def call(op: str, *args: Any) -> Any:
     return _run(op, *args)
 
 
-def chosen(op: str, *args: Any, instead: Instead | None = None) -> Backend | None:
-    """The backend that :func:`call` would run past torch's dispatcher; None where the dispatcher must see the call.
-    Whoever runs it tells :func:`record`. ``instead``: what runs where it is the reference, in a gradient."""
+def chosen_gradient(op: str, instead: Instead, *args: Any) -> Backend | None:
+    """The backend that :func:`call` would run past torch's dispatcher, where ``instead`` runs if it is the reference;
+    None where the dispatcher must see the call. Whoever runs it tells :func:`record`."""
     if not _direct(args):
         return None
+    if _tables is None:
+        return select(op, *args)
     if _measure is not None:
-        _measure(op, args, instead is not None, instead)
-    return select(op, *args, gradient=instead is not None)
+        _measure(op, args, True, instead)
+    return select(op, *args, gradient=True)
 
 
 def _direct(args: tuple[Any, ...]) -> bool:
@@ -201,8 +203,8 @@ def unrecorded() -> Iterator[None]:
 
 
 def has_tables() -> bool:
-    """Whether tables of measured times are in use."""
-    return _tables is not None
+    """Whether tables of measured times are in use, and nothing is compiled."""
+    return _tables is not None and not torch.compiler.is_compiling()
 
 
 def is_measuring() -> bool:
@@ -281,7 +283,7 @@ def selects(name: str, op: str, *args: Any, instead: Instead | None = None) -> b
     what runs where it would not."""
     if _forced is not None:
         return _forced == name and _reason(op, name, args) is None
-    if not torch.compiler.is_compiling() and _measure is not None and _direct(args):
+    if _tables is not None and not torch.compiler.is_compiling() and _measure is not None and _direct(args):
         _measure(op, args, False, instead)
     return select(op, *args).name == name
 

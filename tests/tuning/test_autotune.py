@@ -287,6 +287,17 @@ def test_blocks_nest_and_each_has_its_folder(clock, tmp_path):
         assert len(table.entries) == count, folder
 
 
+def test_a_block_goes_on_after_its_table_is_forgotten(clock):
+    fastest(clock, "triton")
+    with fastgan.autotune():
+        up()
+        fastgan.forget_tuning()
+        assert clock.timed(up)
+        assert choice(up) == "triton"
+    fastgan.forget_tuning()
+    assert choice(up) == "native"
+
+
 def test_a_path_that_is_none_is_the_caller_s_error():
     with pytest.raises(TypeError):
         fastgan.load_tuning(3)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fastgan.dispatch import call, selects
+from fastgan.dispatch import call, has_tables, selects
 from fastgan.ops.common import activation as act
 from fastgan.ops.common import forward_mode
 from fastgan.ops.conv_transpose2d import autograd
@@ -83,13 +83,16 @@ def _fused_gradients(
     op, bias = "conv2d_act_backward", ctx.needs_input_grad[2]
     if torch.is_grad_enabled() or not forward_mode.bare(grad_output, output):
         return None
+    if not has_tables() and not selects("triton", op, grad_output):
+        return None
     arguments = (
         grad_output, output, input, weight, bias, tuple(ctx.input_size), tuple(ctx.kernel_size), *ctx.geometry,
         ctx.activation, ctx.negative_slope,
     )  # fmt: skip
-    instead = functools.partial(_separate_gradients, ctx, input, weight, output, grad_output)
-    if not selects("triton", op, *arguments, instead=instead):
-        return None
+    if has_tables():
+        instead = functools.partial(_separate_gradients, ctx, input, weight, output, grad_output)
+        if not selects("triton", op, *arguments, instead=instead):
+            return None
     gradients = call(op, *arguments)
     wanted = (weight is not None, input is not None, bias)
     grad_input, grad_weight, grad_bias = (g if want else None for g, want in zip(gradients, wanted, strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fastgan.dispatch import call, chosen, record
+from fastgan.dispatch import call, chosen_gradient, record
 from fastgan.ops.common import forward_mode
 from fastgan.ops.conv_transpose2d import reference
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
@@ -110,7 +110,8 @@ def _gradient(
     runs: it rounds otherwise than torch's forward convolution that the map is."""
     op, first, second = function.__name__, *arguments[:2]
     instead = functools.partial(torchs, op != "conv2d_weight")
-    backend = chosen(op, *arguments, *ctx.geometry, instead=instead) if forward_mode.bare(first, second) else None
+    bare = forward_mode.bare(first, second)
+    backend = chosen_gradient(op, instead, *arguments, *ctx.geometry) if bare else None
     if backend is None:
         return function(*arguments, ctx.geometry)
     record(op, backend.name)

@@ -20,7 +20,8 @@ PROCESSORS = 132
 FLOPS, BYTES, ALL_BYTES = 6.0e6, 1.1e5, 5.5e6
 #: Microseconds: of a step of a pipelined loop, and of a program and a launch beside their steps, at least.
 _STEP, _PROGRAM, LAUNCH = 0.1, 1.0, 2.0
-_WGMMA = (9, 10)  # compute capabilities whose matrix products do not pass through registers
+_HOPPER = 9
+_WGMMA = (_HOPPER, 10)  # compute capabilities whose matrix products do not pass through registers
 
 
 class Tile(NamedTuple):
@@ -89,8 +90,9 @@ def _candidates(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) ->
     than these rows, columns or depth, as TF32 and float64 do."""
     if not is_half(dtype):
         single = dtype is torch.float32
-        width = 32 if (single and not tf32) or (not single and work.told) else 64
-        yield Tile(64, covering(work.n, width), covering(work.depth, 16), 4, 2 if work.told and not tf32 else 3)
+        width = 32 if (single and not tf32) or (not single and work.told and machine.major >= min(_WGMMA)) else 64
+        stages = 2 if work.told and single and not tf32 and machine.major == _HOPPER else 3
+        yield Tile(64, covering(work.n, width), covering(work.depth, 16), 4, stages)
         return
     if not work.packed:  # an address per value
         yield Tile(64, covering(work.n, 64), covering(work.depth, 32), 4, 2)
@@ -102,6 +104,7 @@ def _candidates(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) ->
         most = 128 * 64 if crowded else 256 * 128
         if block_m * block_n > most or (large and (work.behind or deep or machine.major > max(_WGMMA))):
             continue  # they would spill
+        stages = 3 if work.told and machine.major != _HOPPER else stages
         warps = 8 if (work.behind and block_m > 64) or (work.gathered and block_m * block_n > 64 * 64) else warps
         if (block_m == 64 or work.m > block_m // 2) and (block_n == 64 or work.n > block_n // 2):
             yield Tile(block_m, covering(work.n, block_n), covering(work.depth, 64), warps, stages)

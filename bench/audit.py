@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-from bench.counts import SECTOR, Programs, counts
+from bench.counts import SECTOR, Counted, Programs, counts
 from bench.launches import COMPILED, COUNTED, MACHINES, Case, recorded
 from bench.machine import ROOT
 from bench.sass import WARPS, compiled, occupancy
@@ -61,6 +61,7 @@ class Row:
     flops: float | None = None
     sectors: float | None = None
     model_us: float | None = None
+    passes: float | None = None
 
 
 def useful(case: Case) -> tuple[float, float]:
@@ -82,13 +83,14 @@ def makespan(counted: Programs, resident: int) -> float:
     return max(max(free), sum(sectors for _, sectors in counted) * SECTOR / tiles.ALL_BYTES)
 
 
-def row(case: Case, arch: int, counted: list[Programs] | None = None) -> Row:
+def row(case: Case, arch: int, count: Counted | None = None) -> Row:
     """Compile a case's launches for ``sm_<arch>`` and put them beside their counts."""
     launches = recorded(case, arch)
     codes = [compiled(launch.kernel, launch.arguments, arch) for launch in launches]
     filled = [occupancy(code, arch) for code in codes]
     work: dict[str, Any] = {}
-    if counted is not None:
+    if count is not None:
+        counted = count.launches
         assert [len(each) for each in counted] == [math.prod(launch.grid) for launch in launches], case.name
         flops, sectors = (sum(program[i] for programs in counted for program in programs) for i in (0, 1))
         least = useful(case)
@@ -97,6 +99,8 @@ def row(case: Case, arch: int, counted: list[Programs] | None = None) -> Row:
         time += tiles.LAUNCH * (len(launches) - 1)
         work = {"flops": round(flops / least[0], 2), "sectors": round(sectors / least[1], 2)}
         work["model_us"] = round(max(time, least[1] * SECTOR / MEMORY), 1)
+        if count.passes is not None:
+            work["passes"] = round(count.passes, 2)
     return Row(
         name=case.name,
         arch=arch,
@@ -149,7 +153,7 @@ def worse(rows: Sequence[Row], committed: Sequence[Row], compilers_differ: bool 
             yield f"{each.name}, sm_{each.arch}: not in {TABLE.name}"
             continue
         machine_code = () if compilers_differ else (("spills", 1), ("wide", -1), ("occupancy", -1))
-        for key, sign in (("flops", 1), ("sectors", 1), *machine_code):
+        for key, sign in (("flops", 1), ("sectors", 1), ("passes", 1), *machine_code):
             now, then = getattr(each, key), getattr(old, key)
             if now is not None and (then is None or sign * (now - then) > 0.005):
                 yield f"{each.name}, sm_{each.arch}: {key} {then} -> {now}"
@@ -175,14 +179,19 @@ def text(rows: Sequence[Row]) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """The rows that are counted, in Markdown: what stands in bench/README.md."""
     lines = [
-        "| layer | programs | registers | shared KB | instruction | products | sectors | model µs |",
-        "|---|---|---|---|---|---|---|---|",
+        "| layer | programs | registers | shared KB | instruction | products | sectors | model µs | extra passes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in rows:
         if each.flops is not None:
             name = each.name.partition(", bf16")[0]
             values = (each.programs, each.registers, each.shared >> 10, each.instruction)
-            work = (f"{each.flops:.2f}", f"{each.sectors:.2f}", f"{each.model_us:.1f}")
+            work = (
+                f"{each.flops:.2f}",
+                f"{each.sectors:.2f}",
+                f"{each.model_us:.1f}",
+                "" if each.passes is None else f"{each.passes:.2f}",
+            )
             lines.append("| " + " | ".join(map(str, (name, *values, *work))) + " |")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tests.ops import chain_mutants
 from tests.tuning import mutants as tuning
 
 
@@ -71,7 +72,7 @@ MUTANTS = (
            "bias, mean, torch.rsqrt(var + eps)", "bias, mean.float(), torch.rsqrt(var + eps).float()",
            "tests/ops/test_batch_norm_act_autograd.py -k few_values"),
     # --- measured choices
-    *(Mutant(*mutant) for mutant in tuning.MUTANTS),
+    *(Mutant(*mutant) for mutant in (*tuning.MUTANTS, *chain_mutants.MUTANTS)),
     # --- convolutions: reference and autograd
     Mutant("cropping_forgets_the_bias", f"{_CONV}/reference.py",
            "    output = _pad(output, margins)\n    if bias is not None:",
@@ -102,13 +103,13 @@ MUTANTS = (
            "(reach // GCD * INVERSE) % period", "(reach // GCD) % period",
            f"{_T_CONV} -k 'triton and tensorflows'"),
     Mutant("bias_of_the_first_group", f"{_CONV}/triton_kernels.py",
-           "bias_ptr, group * cb + channel, (group + 1) * cb,", "bias_ptr, channel, cb,",
+           "acc = finished(acc, bias_ptr, channel, (group + 1) * cb,", "acc = finished(acc, bias_ptr, channel - group * cb, cb,",
            f"{_T_CONV} -k triton"),
     Mutant("first_row_skipped", f"{_CONV}/triton_kernels.py",
            "inside = pixel & (i_h >= back_h)", "inside = pixel & (i_h > back_h)",
            f"{_T_TRITON} -k every_tile"),
     Mutant("nchw_read_as_nhwc", f"{_CONV}/triton_kernels.py",
-           "a_ptr + (n * sm_n + i_h * sm_h + i_w * sm_w)", "a_ptr + (n * sm_n + i_h * sm_w + i_w * sm_h)",
+           "small_channel * sm_c + (n * sm_n + i_h * sm_h + i_w * sm_w)", "small_channel * sm_c + (n * sm_n + i_h * sm_w + i_w * sm_h)",
            f"{_T_CONV} {_T_CONV_GRAD} -k triton"),
     Mutant("last_pixel_dropped", f"{_CONV}/triton_kernels.py",
            "inside = k < pixels - offset\n", "inside = k < pixels - offset - 1\n",
@@ -129,7 +130,8 @@ MUTANTS = (
            "rounded(total, output_ptr, UPCAST), mask=i < size)", "rounded(total, output_ptr, UPCAST), mask=i <= size)",
            f"{_T_TRITON} -k 'every_tile and x3'"),
     Mutant("every_split_is_activated", f"{_CONV}/triton_launch.py",
-           "ACTIVATION=act if tile.splits == 1 else Activation.NONE", "ACTIVATION=act",
+           "**constants(geometry, weight.shape[2:]),\n            ACTIVATION=act if tile.splits == 1 or behind is not None else Activation.NONE,",
+           "**constants(geometry, weight.shape[2:]),\n            ACTIVATION=act,",
            f"{_T_TRITON} -k activation"),
     Mutant("tiles_without_their_neighbours", f"{_CONV}/triton_arguments.py",
            "low[axis] = max(-least, 0)", "low[axis] = 0",
@@ -143,8 +145,8 @@ MUTANTS = (
     Mutant("columns_beyond_the_kernel", f"{_CONV}/triton_columns.py",
            "real = (k_h < KH) & (k_w < KW) & (channel < cb)", "real = channel < cb",
            f"{_T_TRITON} -k few"),
-    Mutant("gradient_behind_relu_goes_on_unchanged", "fastgan/ops/common/triton_epilogue.py",
-           "wide = tl.where(after <= 0, 0.0, wide)", "wide = wide",
+    Mutant("gradient_behind_relu_goes_on_unchanged", "fastgan/ops/common/triton_operands.py",
+           "grad = tl.where(before <= 0, 0.0, grad)", "grad = grad",
            f"{_T_TRITON} -k 'behind and relu'"),
     Mutant("bias_gradient_of_the_last_split", f"{_CONV}/triton_columns.py",
            "sums_ptr + (split * cs + channel)", "sums_ptr + channel",
@@ -153,10 +155,10 @@ MUTANTS = (
            "end = tl.minimum(tl.maximum(high + STEP, 0) // STEP, count)", "end = count",
            "tests/test_bench_audit.py -k by_hand"),
     # --- batch norm + activation: reference and autograd
-    Mutant("running_variance_is_biased", f"{_NORM}/reference.py",
+    Mutant("running_variance_is_biased", "fastgan/ops/common/statistics.py",
            "(var * (count / (count - 1)))", "var",
            f"{_T_NORM} -k 'reference'"),
-    Mutant("one_pass_variance", f"{_NORM}/reference.py",
+    Mutant("one_pass_variance", "fastgan/ops/common/statistics.py",
            "    return mean, torch.rsqrt(var + eps)",
            "    var = input.square().mean([d for d in range(input.dim()) if d != 1]) - mean.square()\n"
            "    return mean, torch.rsqrt(var + eps)",
@@ -164,7 +166,7 @@ MUTANTS = (
     Mutant("empty_batch_moves_the_statistics", f"{_NORM}/reference.py",
            "    if count == 0:\n", "    if count < 0:\n",
            f"{_T_NORM} -k 'reference and empty'"),
-    Mutant("momentum_0_means_default", f"{_NORM}/reference.py",
+    Mutant("momentum_0_means_default", "fastgan/ops/common/statistics.py",
            "running_mean, running_var, momentum)\n    else", "running_mean, running_var, momentum or 0.1)\n    else",
            f"{_T_NORM} -k 'reference and momentum'"),
     Mutant("eval_keeps_a_view_of_the_buffer", f"{_NORM}/autograd.py",

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from bench import audit, counts, sass
-from bench.launches import COMPILED, COUNTED, MACHINES, Case
+from bench.launches import COMPILED, COUNTED, LINKS, MACHINES, Case
 from tests.ops.triton_compile import missing_tools
 
 ROOT = Path(__file__).parents[1]
 needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
-ROW = audit.Row("a launch", 90, "a_kernel", 32, 128, 0, 49152, 0.25, "HGMMA", 1.0, 1.0, 4.0, 10.0)
+ROW = audit.Row("a launch", 90, "a_kernel", 32, 128, 0, 49152, 0.25, "HGMMA", 1.0, 1.0, 4.0, 10.0, 1.0)
 
 LISTING = """
         /*0100*/                   LDGSTS.E.BYPASS.LTC128B.128 [R5], desc[UR8][R2.64] ;
@@ -63,6 +63,7 @@ def test_makespan() -> None:
         ({"spills": 8}, "spills 0 -> 8"),
         ({"flops": 1.02}, "flops 1.0 -> 1.02"),
         ({"sectors": 4.1}, "sectors 4.0 -> 4.1"),
+        ({"passes": 1.1}, "passes 1.0 -> 1.1"),
         ({"wide": 0.9}, "wide 1.0 -> 0.9"),
         ({"occupancy": 0.12}, "occupancy 0.25 -> 0.12"),
         ({"instruction": "HMMA"}, "instruction HGMMA -> HMMA"),
@@ -120,7 +121,7 @@ def test_counts_by_hand(op: str) -> None:
     """Of a layer with one tile of channels: products are tiles, sectors what lies under a program's loads and
     stores."""
     case = Case(op, 64, 64, 2, batch=64)
-    (programs,) = counts.counts(case)
+    (programs,) = counts.counts(case).launches
     flops, sectors = (sum(program[i] for program in programs) for i in (0, 1))
     least = audit.useful(case)
     assert flops == least[0] == 2 * 36 * 64**3  # six of eight pairs of a pixel and a tap are inside, along each axis
@@ -132,6 +133,19 @@ def test_counts_by_hand(op: str) -> None:
     else:  # 16 places of the output: their taps (1 + 2 + 2 + 1) squared
         assert len(programs) == 16 and sectors == 2 * 36 * tile + 16 * tile
     assert row * 64 == tile
+
+
+#: Passes over activations beyond the bare convolution's: a gradient of the input reads the output, whose gradient it
+#: completes, and the input, for the activation; one of the weight reads the output.
+PASSES = {"": 0.0, " grad_input": 2.0, " grad_weight": 1.0}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here, not interpreted")
+@pytest.mark.parametrize("op", LINKS)
+def test_passes_of_a_link(op: str) -> None:
+    """Nothing but the activations that it must read, and what belongs to channels."""
+    found = counts.counts(Case(op, 64, 64, 4, batch=64)).passes
+    assert found is not None and 0 <= found - PASSES[op.partition("_stats")[2]] < 0.06
 
 
 def few(row: audit.Row) -> bool:
@@ -146,8 +160,15 @@ def test_the_committed_table_keeps_the_bars() -> None:
     assert [row for row in rows if row.spills] == []
     dense = [row for row in rows if "bf16 NHWC" in row.name or "fp16 NHWC" in row.name]
     assert [row for row in dense if row.instruction != {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}[row.arch]] == []
-    plain = [row for row in dense if not few(row) and "act" not in row.name]
+    plain = [row for row in dense if not few(row) and "act" not in row.name and "stats" not in row.name]
     assert [row for row in plain if row.wide < 1] == []
+    links = {
+        (row.name, op): row for row in rows for op in LINKS if row.name.startswith(f"{op} ") and row.passes is not None
+    }
+    assert len(links) >= 18
+    for (name, op), row in links.items():
+        most = PASSES[max((part for part in PASSES if op.endswith(part)), key=len)]
+        assert row.passes is not None and 0 <= row.passes < most + 0.06, name
     counted = {row.name: row for row in rows if row.flops is not None}
     for case in COUNTED:
         flops = counted[case.name].flops
@@ -161,7 +182,7 @@ def test_the_readme_has_the_committed_table() -> None:
 
 def test_every_kernel_is_in_the_table() -> None:
     folder = ROOT / "fastgan" / "ops"
-    sources = (*(folder / "conv_transpose2d").glob("triton_*.py"), folder / "common" / "triton_epilogue.py")
+    sources = (*(folder / "conv_transpose2d").glob("triton_*.py"), *(folder / "common").glob("triton_*.py"))
     nodes = (node for path in sources for node in ast.parse(path.read_text()).body)
     kernels = {n.name for n in nodes if isinstance(n, ast.FunctionDef) and n.name.endswith("_kernel")}
     launched = {name for row in audit.committed() for name in row.kernels.split(" + ")}

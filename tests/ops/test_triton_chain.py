@@ -229,6 +229,20 @@ def test_statistics_of_values_far_from_zero(transposed, device):
     assert_rule("rstd", rstd.cpu(), torch.rsqrt(theirs[1] + 1), torch.rsqrt(var + 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_are_of_the_rounded_values(dtype, device):
+    """Of what is stored, as an unfused batch norm's would be."""
+    case = Conv("rounded", (4, 5), (1, 1), channels=(3, 3), batch=4)
+    x = 100 + torch.randn(case.small_shape)
+    t = {"input": x.to(device, dtype), "weight": 1.01 * torch.eye(3).view(3, 3, 1, 1).to(device, dtype)}
+    output, mean, rstd = forward(case, True, t, None, "none")
+    wide = output.cpu().double()
+    var, centre = torch.var_mean(wide, (0, 2, 3), correction=0)
+    theirs = torch.ops.aten.batch_norm_update_stats(wide.float(), None, None, 0.0)
+    assert_rule("mean", mean.cpu(), theirs[0], centre)
+    assert_rule("rstd", rstd.cpu(), torch.rsqrt(theirs[1] + 1), torch.rsqrt(var + 1))
+
+
 def test_the_running_statistics(device):
     """(1 - momentum) * running + momentum * batch, the variance unbiased, in buffers of any stride and type."""
     case = replace(LAYER, channels=(5, 4))

@@ -116,7 +116,7 @@ def statistics_merge_kernel(
         values += rows
         total += rows[:, None] * off + rest
         squares += square + off * (2.0 * rest + rows[:, None] * off)
-    count = tl.sum(values)
+    count = tl.maximum(tl.sum(values), 1.0)
     shift = tl.sum(total, 0) / count
     var = tl.sum(squares, 0) / count - shift * shift
     var = tl.where(var < 0, 0.0, var)  # rounding may leave a tiny negative; NaN stays
@@ -127,7 +127,7 @@ def statistics_merge_kernel(
     if running is not None:
         share = tl.full((), momentum, tl.float64)
         updated(running[0] + channel * running_mean_c, mean, share, kept)
-        updated(running[1] + channel * running_var_c, var * (count / (count - 1.0)), share, kept)
+        updated(running[1] + channel * running_var_c, var * (count / tl.maximum(count - 1.0, 1.0)), share, kept)
 
 
 @triton.jit

@@ -223,7 +223,7 @@ MUTANTS = (
     Mutant("weight_missing_in_the_gradient", f"{_LOSS}/reference.py",
            "return gradient if w is None else gradient * w\n", "return gradient\n",
            f"{_T_LOSS} -k reference"),
-    Mutant("labels_rounded", "fastgan/functional.py",
+    Mutant("labels_rounded", "fastgan/functional/loss.py",
            "round_to(input.dtype, float(target))", "round_to(input.dtype, float(int(target)))",
            f"{_T_LOSS} -k number"),
     Mutant("triton_sum_counts_the_tail", f"{_LOSS}/triton_kernels.py",
@@ -242,7 +242,7 @@ MUTANTS = (
            "if ctx.may_overwrite and _is_last_use():", "if _is_last_use():",
            f"{_T_LOSS} -k hooks"),
     # --- contract and layers
-    Mutant("dilation_and_stride_swapped", "fastgan/functional.py",
+    Mutant("dilation_and_stride_swapped", "fastgan/functional/convolutions.py",
            "return _conv.conv2d(input, weight, bias, size, geometry)",
            "return _conv.conv2d(input, weight, bias, size, geometry._replace(stride=gaps, dilation=steps))",
            f"{_T_CONV} -k 'conv2d and reference'"),

@@ -1,0 +1,71 @@
+"""The sigmoid and binary cross entropy."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from fastgan.functional.onnx import for_onnx
+from fastgan.ops.bce_with_logits import autograd as _bce
+from fastgan.ops.bce_with_logits import checks as _bce_checks
+from fastgan.ops.bce_with_logits import small as _bce_small
+from fastgan.ops.common.dtypes import autocast_wide, round_to
+from fastgan.ops.common.overrides import overridable
+
+
+@overridable
+def binary_cross_entropy_with_logits(
+    input: torch.Tensor,
+    target: torch.Tensor | float,
+    weight: torch.Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Sigmoid and binary cross entropy in one op, as :func:`torch.nn.functional.binary_cross_entropy_with_logits`.
+
+    ``(1 - t) * x + max(-x, 0) + log1p(exp(-|x|))`` per element; value and gradient in one pass over the data. At
+    infinite logits the result is torch's: NaN where ``0 * inf`` occurs.
+
+    Args:
+        input: logits, any shape.
+        target: probabilities of the input's shape, or a plain number that stands for a tensor full of it (none is
+        made):
+            1.0 for real, 0.0 for fake, 0.9 for smoothed labels.
+        weight: rescales the loss of each element; broadcasts to the input's shape.
+        size_average, reduce: deprecated in torch; they override ``reduction`` as there.
+        reduction: "none", "mean" or "sum".
+        pos_weight: weight of the positive part, broadcasts to the input's shape.
+
+    Returns:
+        A 0-d tensor, or one of the input's shape for ``"none"``; its dtype is the target's (the input's for a number).
+
+    Raises:
+        ValueError: target and input differ in shape (nothing is broadcast silently); unknown reduction.
+        RuntimeError: weight or pos_weight do not broadcast, sit on another device, or require a gradient.
+        TypeError: a dtype that is not floating, or a target that is neither tensor nor number.
+
+    Gradient order: any, with respect to input and target; second and higher orders run through torch's ops (eager
+    only).
+
+    Example:
+        >>> import torch
+        >>> round(binary_cross_entropy_with_logits(torch.zeros(4), 1.0).item(), 4)
+        0.6931
+    """
+    kind = _bce_checks.parse_reduction(size_average, reduce, reduction)
+    by_torch = _bce_small.by_torch(input, target, weight, pos_weight, kind)
+    if by_torch is not None:
+        return by_torch
+    if isinstance(target, float):
+        target = float.fromhex(target.hex())  # the same number, but never a compiler's symbol of one
+    _bce_checks.check(input, target, weight, pos_weight)
+    input, target, weight, pos_weight = autocast_wide(input, target, weight, pos_weight)
+    if for_onnx():
+        labels = target if isinstance(target, torch.Tensor) else torch.full_like(input, float(target))
+        name = ("none", "mean", "sum")[kind]
+        return F.binary_cross_entropy_with_logits(input, labels, weight, reduction=name, pos_weight=pos_weight)
+    if isinstance(target, torch.Tensor):
+        return _bce.bce_with_logits(input, target, 0.0, weight, pos_weight, kind)
+    return _bce.bce_with_logits(input, None, round_to(input.dtype, float(target)), weight, pos_weight, kind)

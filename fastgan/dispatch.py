@@ -288,6 +288,18 @@ def selects(name: str, op: str, *args: Any, instead: Instead | None = None) -> b
     return select(op, *args).name == name
 
 
+def would_run(op: str, *args: Any) -> str | None:
+    """The name of the backend that :func:`select` would take, or None where it would raise."""
+    if _forced is not None:
+        return _forced if _reason(op, _forced, args) is None else None
+    return select(op, *args).name
+
+
+def forced() -> str | None:
+    """The name of the backend that is forced, if one is."""
+    return _forced
+
+
 def _reason(op: str, name: str, args: tuple[Any, ...]) -> str | None:
     backend = _table[op].get(name)
     return f"{op} has no {name} kernel" if backend is None else backend.supports(*args)

@@ -163,8 +163,8 @@ MUTANTS = (
            "    var = input.square().mean([d for d in range(input.dim()) if d != 1]) - mean.square()\n"
            "    return mean, torch.rsqrt(var + eps)",
            f"{_T_NORM} -k reference"),
-    Mutant("empty_batch_moves_the_statistics", f"{_NORM}/reference.py",
-           "    if count == 0:\n", "    if count < 0:\n",
+    Mutant("empty_batch_moves_the_statistics", "fastgan/ops/common/statistics.py",
+           "    if input.numel() == 0:\n", "    if input.numel() < 0:\n",
            f"{_T_NORM} -k 'reference and empty'"),
     Mutant("momentum_0_means_default", "fastgan/ops/common/statistics.py",
            "running_mean, running_var, momentum)\n    else", "running_mean, running_var, momentum or 0.1)\n    else",
@@ -182,7 +182,7 @@ MUTANTS = (
            "        _, mean, rstd = output\n", "        _, mean, rstd = output\n        input = input.clone()\n",
            f"{_T_NORM_GRAD} -k 'saved'"),
     Mutant("one_value_per_channel_accepted", f"{_NORM}/checks.py",
-           "if input.numel() // max(channels, 1) == 1:", "if False:",
+           "if size.numel() // max(channels, 1) == 1:", "if False:",
            "tests/nn/test_norm.py tests/test_functional_errors.py"),
     # --- batch norm + activation: Triton
     Mutant("relu_loses_nan", f"{_NORM}/triton_kernels.py",

@@ -234,6 +234,7 @@ def run_doctests(text_or_module, **kwargs):
         "fastgan.functional.convolutions",
         "fastgan.functional.norms",
         "fastgan.functional.loss",
+        "fastgan.functional.chains",
         "fastgan.dispatch",
         "fastgan.tuning",
         "fastgan.nn.conv",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastgan.ops.common.dtypes import check_floating, is_half
+from fastgan.ops.common.dtypes import accumulate_type, check_floating, is_half
 
 
 def check(
@@ -19,10 +19,8 @@ def check(
 ) -> None:
     """Raise before anything is launched; see :func:`fastgan.functional.batch_norm_act` for what and when."""
     check_tensors(input, running_mean, running_var, weight, bias, momentum, eps)
-    channels = input.shape[1]
     if training:
-        if input.numel() // max(channels, 1) == 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.shape}")
+        check_more_than_one(input.shape, input.shape[1])
     elif running_mean is None or running_var is None:
         missing = "running_mean" if running_mean is None else "running_var"
         raise ValueError(f"Expected {missing} to be defined when training=False")
@@ -44,25 +42,60 @@ def check_tensors(
     check_floating("input", input)
     if input.dim() < 2:
         raise ValueError(f"batch_norm_act: expected input with at least 2 dimensions, but got size {list(input.shape)}")
+    check_numbers("batch_norm_act", momentum, eps)
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    check_vectors("batch_norm_act", vectors, input, input.shape[1])
+    check_not_differentiable("batch_norm_act", running_mean, running_var)
+
+
+def check_numbers(function: str, momentum: float, eps: float) -> None:
+    """What is added to the variance, and the share of the new statistics."""
     if not isinstance(momentum, (int, float)):
-        raise TypeError(f"batch_norm_act(): argument 'momentum' must be float, not {type(momentum).__name__}")
+        raise TypeError(f"{function}(): argument 'momentum' must be float, not {type(momentum).__name__}")
     if not isinstance(eps, (int, float)) or eps < 0:
-        raise ValueError(f"batch_norm_act: eps must be a number >= 0, but got {eps!r}")
-    dtype, device, shape = input.dtype, input.device, input.shape[1:2]
-    running = (("running_mean", running_mean), ("running_var", running_var))
-    for name, vector in (*running, ("weight", weight), ("bias", bias)):
+        raise ValueError(f"{function}: eps must be a number >= 0, but got {eps!r}")
+
+
+def check_vectors(function: str, vectors: dict[str, torch.Tensor | None], input: torch.Tensor, channels: int) -> None:
+    """Vectors of so many elements that fit to the dtype and the device of the input."""
+    dtype, device = input.dtype, input.device
+    for name, vector in vectors.items():
         if vector is None:
             continue
         if not isinstance(vector, torch.Tensor):
-            raise TypeError(f"batch_norm_act(): argument '{name}' must be Tensor, not {type(vector).__name__}")
-        if vector.shape != shape or vector.dtype is not dtype or vector.device != device:
-            _check_vector(name, vector, input)
-    for name, vector in running:
+            raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(vector).__name__}")
+        if vector.dim() != 1 or vector.shape[0] != channels or vector.dtype is not dtype or vector.device != device:
+            _check_vector(name, vector, input, channels)
+
+
+def check_not_differentiable(
+    function: str, running_mean: torch.Tensor | None, running_var: torch.Tensor | None
+) -> None:
+    """Running statistics get no gradient."""
+    for name, vector in (("running_mean", running_mean), ("running_var", running_var)):
         if vector is not None and vector.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
-                f"The function 'batch_norm_act' is not differentiable with respect to argument '{name}'. "
+                f"The function '{function}' is not differentiable with respect to argument '{name}'. "
                 "This input cannot have requires_grad True."
             )
+
+
+def check_statistics(function: str, mean: torch.Tensor | None, rstd: torch.Tensor | None, input: torch.Tensor) -> None:
+    """Those of the input's channels, as :func:`fastgan.functional.batch_norm_stats` gives them."""
+    wide, channels = accumulate_type(input.dtype), input.shape[1]
+    for name, vector in (("mean", mean), ("rstd", rstd)):
+        if not isinstance(vector, torch.Tensor):
+            raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(vector).__name__}")
+        _check_size(name, vector, channels)
+        if vector.dtype is not wide:
+            raise TypeError(f"{name} must have dtype {wide} for an input of {input.dtype}, but got {vector.dtype}")
+        _check_device(name, vector, input)
+
+
+def check_more_than_one(size: torch.Size, channels: int) -> None:
+    """More than one value per channel, or none."""
+    if size.numel() // max(channels, 1) == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
 
 
 def check_pair(running_mean: torch.Tensor | None, running_var: torch.Tensor | None) -> None:
@@ -71,17 +104,24 @@ def check_pair(running_mean: torch.Tensor | None, running_var: torch.Tensor | No
         raise ValueError("running_mean and running_var must be given together or both be None")
 
 
-def _check_vector(name: str, vector: torch.Tensor, input: torch.Tensor) -> None:
-    channels = input.shape[1]
-    if vector.dim() != 1 or vector.shape[0] != channels:
-        raise RuntimeError(
-            f"{name} should contain {channels} elements not {vector.numel()}, got size {list(vector.shape)}"
-        )
+def _check_vector(name: str, vector: torch.Tensor, input: torch.Tensor, channels: int) -> None:
+    _check_size(name, vector, channels)
     if vector.dtype != input.dtype and not (is_half(input.dtype) and vector.dtype is torch.float32):
         raise TypeError(
             f"{name} must have the dtype of input ({input.dtype})"
             f"{' or float32' if is_half(input.dtype) else ''}, but got {vector.dtype}"
         )
+    _check_device(name, vector, input)
+
+
+def _check_size(name: str, vector: torch.Tensor, channels: int) -> None:
+    if vector.dim() != 1 or vector.shape[0] != channels:
+        raise RuntimeError(
+            f"{name} should contain {channels} elements not {vector.numel()}, got size {list(vector.shape)}"
+        )
+
+
+def _check_device(name: str, vector: torch.Tensor, input: torch.Tensor) -> None:
     if vector.device != input.device:
         raise RuntimeError(
             "Expected all tensors to be on the same device, "

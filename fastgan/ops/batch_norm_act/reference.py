@@ -41,11 +41,6 @@ def train(
     negative_slope: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(output, mean, rstd) by batch statistics; the running ones are updated in place."""
-    count = input.numel() // max(input.shape[1], 1)
-    if count == 0:
-        dtype = accumulate_type(input.dtype)
-        vector = input.new_zeros(input.shape[1], dtype=dtype)
-        return torch.empty_like(input), vector, torch.full_like(vector, eps**-0.5 if eps > 0 else float("inf"))
     wide = input.to(accumulate_type(input.dtype))
     mean, rstd = stats(wide, running_mean, running_var, momentum, eps)
     return _finish(wide, input, mean, rstd, weight, bias, activation, negative_slope), mean, rstd

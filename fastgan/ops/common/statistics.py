@@ -18,7 +18,11 @@ def stats(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean, rstd) per channel of a float32 or float64 tensor; the running statistics are updated in place:
-    ``running = (1 - momentum) * running + momentum * batch``, the variance unbiased."""
+    ``running = (1 - momentum) * running + momentum * batch``, the variance unbiased. An empty batch has the mean 0 and
+    the variance 0, and leaves the running statistics alone."""
+    if input.numel() == 0:
+        mean = input.new_zeros(input.shape[1])
+        return mean, torch.full_like(mean, eps**-0.5 if eps > 0 else float("inf"))
     if running_mean is not None and running_mean.dtype == input.dtype:
         mean, var = torch.ops.aten.batch_norm_update_stats(input, running_mean, running_var, momentum)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_
 _GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
 _NORM = "Tensor? mean, Tensor? rstd, Tensor? gamma, Tensor? beta"
 _END = "int activation, float negative_slope"
+_KERNELS = "fastgan.ops.conv_transpose2d.chain.triton_launch"  # imported on first use: see conv_transpose2d
 _CONVOLUTIONS = {"conv_transpose2d": maps.conv_transpose2d, "conv2d": maps.conv2d}
 _CHANNELS: dict[str, Any] = {
     "conv_transpose2d": lambda weight, groups: weight.shape[1] * groups,
@@ -83,14 +86,18 @@ def _reference_forward(name: str) -> Any:
 
 def _reference_backward(name: str) -> Any:
     def run(*args: Any) -> tuple[torch.Tensor, ...]:
-        gradients, result, input = args[:3], reference.Output(*args[3:6]), args[6]
+        (grad_output, grad_mean, grad_rstd), result, input = args[:3], reference.Output(*args[3:6]), args[6]
         vectors, weight = args[7:11], args[11]
         of_input, of_weight, stride, padding, dilation, groups, *end = args[12:]
         geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
-        back = reference.maps(input, weight, geometry, name == "conv_transpose2d")
-        wanted = (one if want else None for one, want in zip(back, (of_input, of_weight), strict=True))
-        before = reference.gradient_before(*gradients, result)
-        grad_input, grad_weight, *found = reference.gradients(*wanted, before, input, norm_of(vectors, *end))
+        maps_back = reference.maps(input, weight, geometry, name == "conv_transpose2d")
+        grad_input, grad_weight, *found = reference.gradients(
+            maps_back[0] if of_input else None,
+            maps_back[1] if of_weight else None,
+            reference.gradient_before(grad_output, grad_mean, grad_rstd, result),
+            input,
+            norm_of(vectors, *end),
+        )
         grad_input = input.new_empty(0) if grad_input is None else torch.empty_like(input).copy_(grad_input)
         if grad_weight is None:
             grad_weight = input.new_empty(0)
@@ -103,16 +110,19 @@ def _reference_backward(name: str) -> Any:
 
 def _triton(name: str, function: str) -> Any:
     def run(*args: Any) -> tuple[torch.Tensor, ...]:
-        from fastgan.ops.conv_transpose2d.chain import triton_launch  # on first use: see conv_transpose2d
-
-        result: tuple[torch.Tensor, ...] = getattr(triton_launch, function)(name, *args)
+        result: tuple[torch.Tensor, ...] = getattr(importlib.import_module(_KERNELS), function)(name, *args)
         return result
 
     return run
 
 
+@functools.cache
+def _missing() -> str | None:
+    return None if importlib.util.find_spec(_KERNELS) else "the links of a chain have no Triton kernels here"
+
+
 def _triton_supports(*args: Any) -> str | None:
-    return triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
+    return _missing() or triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
 
 
 def _define(name: str) -> None:

@@ -1,0 +1,81 @@
+"""Where the functions of a chain may run in place of a batch norm and a convolution, and where that pays: what
+:class:`fastgan.nn.FusedSequential` asks before it does so."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+from fastgan import dispatch
+from fastgan.functional.chains import Options, sizes
+from fastgan.ops.batch_norm_act.autograd import FEW
+
+_ORDINARY = (torch.Tensor, torch.nn.Parameter)
+
+
+def transparent() -> bool:
+    """Whether nothing is at work that must see, or differentiate in its own way, the layers one by one: the transforms
+    of ``torch.func``, forward mode, a tracer, an exporter."""
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    return not torch._C._are_functorch_transforms_active() and (
+        forward_ad._current_level < 0 and torch._C._get_tracing_state() is None and not torch.onnx.is_in_onnx_export()
+    )
+
+
+def ordinary(*tensors: object) -> bool:
+    """Whether all are tensors without a ``__torch_function__`` or a dispatch of their own, or None."""
+    return all(tensor is None or type(tensor) in _ORDINARY for tensor in tensors)
+
+
+def enough_values(input: torch.Tensor) -> bool:
+    """Whether float32 will do for the gradient of a batch norm of ``input``, and it is not empty."""
+    return input.dim() == 4 and _enough(input.shape)
+
+
+def may_link(
+    name: str,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    options: Options,
+    only_kernels: bool,
+) -> bool:
+    """Whether a link may stand for a convolution and the batch norm after it: its output has values enough, and the
+    backend that was forced has it; with ``only_kernels``, and kernels of ours are chosen for it.
+
+    Args:
+        name: "conv_transpose2d" or "conv2d"; input, weight and bias are those of the convolution.
+        options: stride, padding, output_padding, groups, dilation.
+    """
+    if input.dim() != 4:
+        return False
+    geometry, size = sizes(name, input, weight, bias, options)
+    channels = weight.shape[0] if name == "conv2d" else weight.shape[1] * geometry.groups
+    if not _enough(torch.Size((input.shape[0], channels, *size))):
+        return False
+    if torch.compiler.is_compiling():
+        backend = _of_device(name, input.device.type, dispatch.forced())
+    else:
+        vectors = (None,) * 4
+        running = (None, None)
+        arguments = (input, *vectors, weight, bias, *running, size, *geometry, 0.1, 1e-5, 0, 0.0)
+        backend = dispatch.would_run(f"{name}_stats", *arguments)
+    return backend is not None and not (only_kernels and backend == "reference")
+
+
+def _enough(size: torch.Size) -> bool:
+    if size.numel() == 0:
+        return False
+    # a compiler must not see the question (ops/batch_norm_act/autograd.py)
+    return torch.compiler.is_compiling() or size.numel() >= FEW * size[1]
+
+
+@torch.compiler.assume_constant_result
+def _of_device(name: str, device: str, forced: str | None) -> str | None:
+    """The backend of a link of some size, for a compiler, which must not see how it is found: a constant by device and
+    forced backend."""
+    input, weight = torch.empty(FEW, 1, 1, 1, device=device), torch.empty(1, 1, 1, 1, device=device)
+    geometry = ((1, 1), (0, 0), (1, 1), 1)
+    arguments = (input, *(None,) * 4, weight, None, None, None, (1, 1), *geometry, 0.1, 1e-5, 0, 0.0)
+    return dispatch.would_run(f"{name}_stats", *arguments)

@@ -295,6 +295,13 @@ def would_run(op: str, *args: Any) -> str | None:
     return select(op, *args).name
 
 
+def may_choose_kernels(op: str, device: str) -> bool:
+    """Whether :func:`select` could take another backend than the reference for some arguments on that device type."""
+    if _forced is not None:
+        return _forced != "reference" and _forced in _table[op]
+    return any(device in backend.auto_on for backend in _table[op].values())
+
+
 def forced() -> str | None:
     """The name of the backend that is forced, if one is."""
     return _forced

@@ -242,6 +242,7 @@ def run_doctests(text_or_module, **kwargs):
         "fastgan.nn.loss",
         "fastgan.nn.fold",
         "fastgan.nn.sync_norm",
+        "fastgan.nn.sequential",
     ],
 )
 def test_the_examples_of_the_docstrings_run(module):

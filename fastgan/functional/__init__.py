@@ -4,7 +4,8 @@ Every function checks its arguments before anything is launched, in torch's own 
 explicit ``torch.autograd.Function``; small float32 calls on a CPU, in eager mode, go to torch's own ops instead. Dtypes
 float64, float32, float16 and bfloat16; any strides. Accumulation is in float32 (float64 for float64). Under
 ``torch.autocast`` convolutions run in the autocast dtype, the loss in float32, and batch norm leaves its input as it
-is, which is torch's policy. ``torch.onnx.export`` sees torch's own ops, as ONNX knows no others (the functions of a chain, in chains.py, are not for it).
+is, which is torch's policy. ``torch.onnx.export`` sees torch's own ops, as ONNX knows no others; the functions of a
+chain (chains.py) are not for it.
 """
 
 from fastgan.functional.chains import batch_norm_stats, conv2d_stats, conv_transpose2d_stats, normalize_act

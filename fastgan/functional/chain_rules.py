@@ -10,6 +10,7 @@ from fastgan import dispatch
 from fastgan.functional.chains import Options, sizes
 from fastgan.ops.batch_norm_act.autograd import FEW
 
+_LINKS = ("conv_transpose2d", "conv2d")
 _ORDINARY = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -21,6 +22,14 @@ def transparent() -> bool:
     return not torch._C._are_functorch_transforms_active() and (
         forward_ad._current_level < 0 and torch._C._get_tracing_state() is None and not torch.onnx.is_in_onnx_export()
     )
+
+
+def kernels_on(device: str) -> bool:
+    """Whether kernels of ours could be chosen for a link on that device type."""
+    if torch.compiler.is_compiling():
+        backends = [_of_device(name, device, dispatch.forced()) for name in _LINKS]
+        return any(backend not in (None, "reference") for backend in backends)
+    return any(dispatch.may_choose_kernels(f"{name}_stats", device) for name in _LINKS)
 
 
 def ordinary(*tensors: object) -> bool:

@@ -4,13 +4,14 @@ Source: Mirza, Osindero, "Conditional Generative Adversarial Nets" (arXiv:1411.1
 given the label y. Here the label becomes one more channel: y -> embedding -> dense -> a plane as large as the feature
 map (in G) or the image (in D) that it is stacked on.
 
-A convolution that feeds a batch norm has no bias: the norm would subtract it again.
+A convolution that feeds a batch norm has no bias: the norm would subtract it again. `stages` is a Sequential that may
+run them as a chain, in which the activations between are never stored (on a GPU; the numbers are the same).
 """
 
 import torch
 from torch import Tensor, nn
 
-from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d
+from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d, FusedSequential
 
 from . import checks
 from .init import LEAKY_SLOPE, init_weights
@@ -43,7 +44,7 @@ class CGANGenerator(nn.Module):
         self.project = nn.Linear(z_dim, 128 * 7 * 7)  # [N, 100] -> [N, 6272]
         self.embed = nn.Embedding(classes, EMBEDDING_DIM)  # [N] -> [N, 50]
         self.label_plane = nn.Linear(EMBEDDING_DIM, 7 * 7)  # -> [N, 49]
-        self.stages = nn.Sequential(
+        self.stages = FusedSequential(
             double(128 + 1, 128),  # [N, 129, 7, 7] -> [N, 128, 14, 14]
             double(128, 64),  # -> [N, 64, 28, 28]
         )
@@ -87,7 +88,7 @@ class CGANDiscriminator(nn.Module):
         self.from_image = Conv2d(  # [N, 2, 28, 28] -> [N, 64, 14, 14]
             channels + 1, 64, 4, 2, "same", activation="leaky_relu", negative_slope=LEAKY_SLOPE
         )
-        self.stages = nn.Sequential(
+        self.stages = FusedSequential(
             halve(64, 128),  # -> [N, 128, 7, 7]
             halve(128, 256),  # -> [N, 256, 4, 4]
             halve(256, 512),  # -> [N, 512, 2, 2]

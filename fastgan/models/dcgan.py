@@ -4,14 +4,15 @@ Source: Radford, Metz, Chintala (arXiv:1511.06434), section 3 for the rules: str
 convolutions in G, batch norm in both, no hidden dense layer beyond the projection, ReLU in G with tanh at its output,
 LeakyReLU in all of D. The sizes are those of the CIFAR-10 form, 32x32x3.
 
-A convolution that feeds a batch norm has no bias: the norm would subtract it again.
+A convolution that feeds a batch norm has no bias: the norm would subtract it again. `stages` is a Sequential that may
+run them as a chain, in which the activations between are never stored (on a GPU; the numbers are the same).
 """
 
 from typing import Literal
 
 from torch import Tensor, nn
 
-from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d
+from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d, FusedSequential
 
 from . import checks
 from .init import LEAKY_SLOPE, init_weights
@@ -74,7 +75,7 @@ class DCGANGenerator(nn.Module):
         # This dense layer keeps its bias: it has one per pixel, and the batch norm after it removes one per channel.
         self.project = nn.Linear(z_dim, WIDEST * 2 * 2)  # [N, 128] -> [N, 2048]
         self.project_norm = BatchNormAct2d(WIDEST, activation="relu")  # [N, 512, 2, 2]
-        self.stages = nn.Sequential(
+        self.stages = FusedSequential(
             *(double(512, 512) for _ in range(EXTRA_STAGES[image_size])),  # 64: one more, 128: two more
             double(512, 256),  # [N, 512, 2, 2] -> [N, 256, 4, 4]
             double(256, 128),  # -> [N, 128, 8, 8]
@@ -88,8 +89,7 @@ class DCGANGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         checks.check_z(z, self.z_dim)
         x = self.project(z).reshape(-1, WIDEST, 2, 2)  # [N, 128] -> [N, 2048] -> [N, 512, 2, 2]
-        x = self.project_norm(x)
-        x = self.stages(x)  # -> [N, 64, 16, 16]
+        x = self.stages(x, first=self.project_norm)  # -> [N, 64, 16, 16]
         return self.to_image(x)  # -> [N, 3, 32, 32]
 
 
@@ -124,7 +124,7 @@ class DCGANDiscriminator(nn.Module):
         self.from_image = Conv2d(  # [N, 3, 32, 32] -> [N, 64, 16, 16]
             channels, 64, kernel_size, 2, padding, activation="leaky_relu", negative_slope=LEAKY_SLOPE
         )
-        self.stages = nn.Sequential(
+        self.stages = FusedSequential(
             halve(64, 128),  # [N, 64, 16, 16] -> [N, 128, 8, 8]
             halve(128, 256),  # -> [N, 256, 4, 4]
             halve(256, 512),  # -> [N, 512, 2, 2]

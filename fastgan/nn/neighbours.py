@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastgan.nn import code, graphs
+from fastgan.nn.sequential import FusedSequential
 
 Slots = dict[int, list[tuple[nn.Module, str]]]
 _NOTHING = "no activation directly after it in a Sequential"
@@ -221,6 +222,6 @@ def _is_plain_sequential(module: nn.Module) -> bool:
     """Whether calling ``module`` runs its children in order and nothing else."""
     if not isinstance(module, nn.Sequential) or "forward" in module.__dict__:
         return False
-    return all(
-        getattr(type(module), name) is getattr(nn.Sequential, name) for name in ("forward", "__iter__", "__call__")
-    )
+    if type(module).forward is not FusedSequential.forward and type(module).forward is not nn.Sequential.forward:
+        return False
+    return all(getattr(type(module), name) is getattr(nn.Sequential, name) for name in ("__iter__", "__call__"))

@@ -73,17 +73,21 @@ activation=leaky_relu, negative_slope=0.2)
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Args: input ``[N, C, H, W]``."""
         self._check_input_dim(input)
+        running_mean, running_var, momentum = self._begin()
+        # eval mode without buffers normalises by the batch, as torch does
+        by_batch = self.training or (self.running_mean is None and self.running_var is None)
+        return self._batch_norm_act(input, running_mean, running_var, by_batch, momentum)
+
+    def _begin(self) -> tuple[torch.Tensor | None, torch.Tensor | None, float]:
+        """Count the batch, in training; (running mean, running variance, momentum) for it."""
         tracks = self.training and self.track_running_stats
         momentum = 0.0 if self.momentum is None else self.momentum
         if tracks and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:  # cumulative average
                 momentum = 1.0 / float(self.num_batches_tracked)
-        # eval mode without buffers normalises by the batch, as torch does
-        by_batch = self.training or (self.running_mean is None and self.running_var is None)
         use_buffers = not self.training or self.track_running_stats
-        running_mean, running_var = (self.running_mean, self.running_var) if use_buffers else (None, None)
-        return self._batch_norm_act(input, running_mean, running_var, by_batch, momentum)
+        return *((self.running_mean, self.running_var) if use_buffers else (None, None)), momentum
 
     def _batch_norm_act(
         self,

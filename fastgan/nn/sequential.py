@@ -1,0 +1,192 @@
+"""``nn.Sequential`` whose convolutions and batch norms run as a chain; see :mod:`fastgan.functional.chains`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastgan import functional
+from fastgan.functional import chain_rules
+from fastgan.functional.chains import Norm, Options
+from fastgan.nn.conv import Conv2d, ConvTranspose2d
+from fastgan.nn.norm import BatchNormAct2d, FusedIdentity, FusedLeakyReLU, FusedReLU
+
+__all__ = ["FusedSequential"]
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
+_NOTHING = (nn.Identity, FusedIdentity, FusedReLU, FusedLeakyReLU)
+
+
+class FusedSequential(nn.Sequential):
+    """:class:`torch.nn.Sequential` that runs [batch norm + activation -> convolution -> batch norm] as a chain.
+
+    Same constructor, children, state_dict keys, indexing and results. Where a :class:`Conv2d` or
+    :class:`ConvTranspose2d` is followed by a :class:`BatchNormAct2d` in training, also across the borders of nested
+    Sequentials, the convolution's op takes the batch statistics of its output, and the batch norm and its activation
+    are applied where the next convolution loads its input; neither that input nor the gradients before the batch norms
+    are stored. So forward takes no pass over activations beyond the convolutions', but for the chain's two ends.
+
+    Whatever may see or change a layer keeps it as it is: hooks, a replaced forward, parametrisations, subclasses, eval
+    mode, an activation of the convolution, fewer than 16 values per channel, empty batches; and so do ``torch.func``,
+    forward mode, tracing and export the whole chain. The result is then that of ``nn.Sequential``.
+
+    Args:
+        args: modules, or one ``OrderedDict`` of them, as in ``nn.Sequential``.
+        fuse: None runs chains where the dispatch chooses kernels for them (without a measurement it does so only under
+            ``fastgan.use_backend("triton")``), True wherever they can run, False never. An attribute, to be set at any
+            time.
+
+    Shape:
+        ``forward(input, first=None)``: what the first layer takes. ``first`` is a layer that is run before the children
+        as if it were one of them, for a batch norm whose parameters have another place.
+
+    Example:
+        >>> import torch
+        >>> up = FusedSequential(
+        ...     ConvTranspose2d(8, 4, 4, stride=2, padding=1, bias=False), BatchNormAct2d(4), Conv2d(4, 3, 3), fuse=True
+        ... )
+        >>> up(torch.randn(2, 8, 4, 4), first=BatchNormAct2d(8)).shape
+        torch.Size([2, 3, 6, 6])
+    """
+
+    fuse: bool | None = None
+
+    def __init__(self, *args: Any, fuse: bool | None = None) -> None:
+        super().__init__(*args)
+        self.fuse = fuse
+
+    def __getitem__(self, idx: Any) -> Any:
+        """The layer of that index; of a slice its layers, with the same ``fuse``."""
+        found = super().__getitem__(idx)
+        if isinstance(idx, slice):
+            found.fuse = self.fuse
+        return found
+
+    def forward(self, input: torch.Tensor, first: nn.Module | None = None) -> torch.Tensor:
+        """Args: input: what the first layer takes; first: a layer to run before the children."""
+        if not self._may_chain(input):
+            return super().forward(input if first is None else first(input))
+        layers = [*(() if first is None else (first,)), *_flat(self, self.fuse)]
+        x, pending, i = input, None, 0
+        while i < len(layers):
+            layer, after = layers[i], layers[i + 1 : i + 3]
+            if after and self._is_link(x, layer, after[0]):
+                x, pending = _link(x, pending, layer, after[0])
+                i += 2
+                continue
+            if pending is None and len(after) == 2 and _starts(x, layer) and self._is_link(x, *after):
+                pending = _start(x, layer)
+            else:
+                x, pending = layer(_normalized(x, pending)), None
+            i += 1
+        return _normalized(x, pending)
+
+    def _may_chain(self, input: Any) -> bool:
+        if self.fuse is False or not chain_rules.ordinary(input) or not isinstance(input, torch.Tensor):
+            return False
+        if self.fuse is None and not chain_rules.kernels_on(input.device.type):
+            return False
+        return chain_rules.transparent() and not any(getattr(nn.modules.module, hooks) for hooks in _GLOBAL_HOOKS)
+
+    def _is_link(self, x: Any, layer: nn.Module, norm: nn.Module) -> bool:
+        """Whether the two layers run as one link on ``x``."""
+        if not (_is_convolution(layer) and _is_norm(norm) and isinstance(x, torch.Tensor)):
+            return False
+        name, options = _geometry_of(layer)
+        weight, bias = layer.weight, layer.bias
+        return chain_rules.ordinary(x) and chain_rules.may_link(
+            name,
+            x,
+            weight,  # type: ignore[arg-type]
+            bias,  # type: ignore[arg-type]
+            options,
+            only_kernels=self.fuse is None,
+        )
+
+
+def _flat(sequential: nn.Sequential, fuse: bool | None) -> Iterator[nn.Module]:
+    """The layers of a Sequential and of those within that nothing looks at from outside."""
+    for child in sequential:
+        if _is_bare(child) and type(child) in _NOTHING:
+            continue
+        nested = type(child) is nn.Sequential or (type(child) is FusedSequential and child.fuse in (None, fuse))
+        if nested and _is_bare(child):
+            yield from _flat(child, fuse)  # type: ignore[arg-type]
+        else:
+            yield child
+
+
+def _is_bare(layer: nn.Module) -> bool:
+    """Whether calling the layer runs its class's forward and nothing else."""
+    if not isinstance(layer, nn.Module) or any(getattr(layer, hooks) for hooks in _HOOKS):
+        return False
+    return not ("forward" in layer.__dict__ or "_conv_forward" in layer.__dict__) and layer._compiled_call_impl is None
+
+
+def _is_convolution(layer: nn.Module) -> bool:
+    if not isinstance(layer, (Conv2d, ConvTranspose2d)) or type(layer) not in (Conv2d, ConvTranspose2d):
+        return False
+    plain = layer.activation == "none" and layer.padding_mode == "zeros"
+    return plain and _is_bare(layer) and chain_rules.ordinary(layer.weight, layer.bias)
+
+
+def _is_norm(layer: nn.Module) -> bool:
+    """Whether it is a batch norm by the statistics of the batch."""
+    if not isinstance(layer, BatchNormAct2d) or type(layer) is not BatchNormAct2d or not layer.training:
+        return False
+    tensors = layer.weight, layer.bias, layer.running_mean, layer.running_var
+    return _is_bare(layer) and chain_rules.ordinary(*tensors)
+
+
+def _starts(x: Any, layer: nn.Module) -> bool:
+    return _is_norm(layer) and chain_rules.ordinary(x) and chain_rules.enough_values(x)
+
+
+def _geometry_of(layer: Any) -> tuple[str, Options]:
+    if isinstance(layer, ConvTranspose2d):
+        options: Any = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+        return "conv_transpose2d", options
+    return "conv2d", (layer.stride, layer.padding, 0, layer.groups, layer.dilation)
+
+
+def _start(x: torch.Tensor, norm: Any) -> Norm:
+    """The batch norm, which is pending from now on."""
+    running_mean, running_var, momentum = norm._begin()
+    mean, rstd = functional.batch_norm_stats(x, running_mean, running_var, momentum, norm.eps)
+    return _with_statistics(norm, mean, rstd)
+
+
+def _link(x: torch.Tensor, pending: Norm | None, layer: Any, norm: Any) -> tuple[torch.Tensor, Norm]:
+    """The convolution after the pending batch norm, and the next one that is pending."""
+    name, (stride, padding, output_padding, groups, dilation) = _geometry_of(layer)
+    extra = {"output_padding": output_padding} if name == "conv_transpose2d" else {}
+    link = functional.conv_transpose2d_stats if name == "conv_transpose2d" else functional.conv2d_stats
+    running_mean, running_var, momentum = norm._begin()
+    output, mean, rstd = link(
+        x,
+        layer.weight,
+        layer.bias,
+        stride=stride,
+        padding=padding,
+        groups=groups,
+        dilation=dilation,
+        norm=pending,
+        running_mean=running_mean,
+        running_var=running_var,
+        momentum=momentum,
+        eps=norm.eps,
+        **extra,
+    )
+    return output, _with_statistics(norm, mean, rstd)
+
+
+def _with_statistics(norm: Any, mean: torch.Tensor, rstd: torch.Tensor) -> Norm:
+    return mean, rstd, norm.weight, norm.bias, norm.activation, norm.negative_slope
+
+
+def _normalized(x: torch.Tensor, pending: Norm | None) -> torch.Tensor:
+    return x if pending is None else functional.normalize_act(x, *pending)

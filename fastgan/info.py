@@ -45,8 +45,36 @@ def _norm(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
             return (image, image, vector, vector, vector, vector, True, 1, 0.01)
         if op == "batch_norm_act_stats":
             return (image,)
+        if op == "batch_norm_stats":
+            return (image, vector.clone(), vector.clone(), 0.1, 1e-5)
         statistics = (vector, vector) if op == "batch_norm_act_backward_reduce" else (vector,) * 4
         return (image, image, vector, vector, *statistics, 1, 0.01)
+
+    return arguments
+
+
+def _link(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
+    def arguments(device: torch.device) -> tuple[Any, ...]:
+        small, big = torch.zeros(2, 2, 2, 2, device=device), torch.zeros(2, 2, 4, 4, device=device)
+        vector, weight = torch.ones(2, device=device), torch.zeros(2, 2, 4, 4, device=device)
+        geometry, end = ((2, 2), (1, 1), (1, 1), 1), (1, 0.0)
+        input, output = (small, big) if op.startswith("conv_transpose2d") else (big, small)
+        if op.endswith("_backward"):
+            return (
+                output,
+                *(vector,) * 2,
+                output,
+                *(vector,) * 2,
+                input,
+                *(vector,) * 4,
+                weight,
+                True,
+                True,
+                *geometry,
+                *end,
+            )
+        running = vector.clone(), vector.clone()
+        return (input, *(vector,) * 4, weight, None, *running, tuple(output.shape[2:]), *geometry, 0.1, 1e-5, *end)
 
     return arguments
 
@@ -73,7 +101,12 @@ SAMPLES: dict[str, Callable[[torch.device], tuple[Any, ...]]] = {
             "batch_norm_act_stats",
             "batch_norm_act_backward_reduce",
             "batch_norm_act_backward_apply",
+            "batch_norm_stats",
         )
+    },
+    **{
+        op: _link(op)
+        for op in ("conv_transpose2d_stats", "conv_transpose2d_stats_backward", "conv2d_stats", "conv2d_stats_backward")
     },
     "bce_with_logits": lambda device: (torch.zeros(8, device=device), None, 1.0, None, None, 1, True),
     **dict.fromkeys(

@@ -139,6 +139,74 @@ def test_batch_norm_act_backward_apply(layout, dtype, device):
 
 @dtypes
 @layouts
+@pytest.mark.parametrize("buffers", [True, False], ids=["buffers", "no-buffers"])
+def test_batch_norm_stats(buffers, layout, dtype, device):
+    running = [torch.rand(3, device=device, dtype=dtype) if buffers else None for _ in range(2)]
+    check("batch_norm_stats", image((4, 3, 4, 4), layout, dtype, device), *running, 0.1, 1e-5)
+
+
+def link(transposed, norm, layout, dtype, device):
+    """(input, four vectors of the batch norm before, weight, the output's shape) of a link."""
+    shapes = [(2, 4, 3, 3), (2, 6, 6, 5)]
+    shape, output = shapes if transposed else shapes[::-1]
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    kinds = (wide, wide, dtype, dtype) if norm else ()
+    vectors = [torch.rand(shape[1], device=device, dtype=kind) for kind in kinds] or [None] * 4
+    return image(shape, layout, dtype, device), vectors, image((4, 3, 3, 2), layout, dtype, device), output
+
+
+def check_link(name, norm, layout, dtype, device):
+    x, vectors, w, shape = link(name == "conv_transpose2d", norm, layout, dtype, device)
+    running = [torch.rand(shape[1], device=device, dtype=dtype) if norm else None for _ in range(2)]
+    bias = integers((shape[1],)).to(device, dtype) if norm else None
+    check(f"{name}_stats", x, *vectors, w, bias, *running, shape[2:], *GEOMETRY, 0.1, 1e-5, 2, 0.2)
+
+
+def check_link_backward(name, norm, wanted, layout, dtype, device):
+    x, vectors, w, shape = link(name == "conv_transpose2d", norm, layout, dtype, device)
+    output, grad = image(shape, layout, dtype, device), image(shape, "nchw", dtype, device)
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    grads, results = ([torch.rand(shape[1], device=device, dtype=wide) for _ in range(2)] for _ in range(2))
+    of_input, of_weight = wanted in ("both", "input"), wanted in ("both", "weight")
+    check(
+        f"{name}_stats_backward", grad, *grads, output, *results, x, *vectors, w, of_input, of_weight, *GEOMETRY, 2, 0.2
+    )
+
+
+@dtypes
+@layouts
+def test_conv_transpose2d_stats(layout, dtype, device):
+    check_link("conv_transpose2d", True, layout, dtype, device)
+
+
+@dtypes
+@layouts
+def test_conv2d_stats(layout, dtype, device):
+    check_link("conv2d", True, layout, dtype, device)
+
+
+@dtypes
+@layouts
+def test_conv_transpose2d_stats_backward(layout, dtype, device):
+    check_link_backward("conv_transpose2d", True, "both", layout, dtype, device)
+
+
+@dtypes
+@layouts
+def test_conv2d_stats_backward(layout, dtype, device):
+    check_link_backward("conv2d", True, "both", layout, dtype, device)
+
+
+@layouts
+@pytest.mark.parametrize("name", ["conv_transpose2d", "conv2d"])
+def test_links_without_a_norm_and_gradients_that_nobody_wants(name, layout, device):
+    check_link(name, False, layout, torch.float32, device)
+    for norm, wanted in ((True, "input"), (True, "weight"), (False, "both"), (False, "weight")):
+        check_link_backward(name, norm, wanted, layout, torch.float32, device)
+
+
+@dtypes
+@layouts
 @pytest.mark.parametrize("reduction", [0, 1, 2], ids=["none", "mean", "sum"])
 def test_bce_with_logits(reduction, layout, dtype, device):
     x = image((2, 3, 4, 4), layout, dtype, device)

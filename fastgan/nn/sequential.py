@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Proxy
 
 from fastgan import functional
 from fastgan.functional import chain_rules
@@ -68,6 +69,8 @@ class FusedSequential(nn.Sequential):
 
     def forward(self, input: torch.Tensor, first: nn.Module | None = None) -> torch.Tensor:
         """Args: input: what the first layer takes; first: a layer to run before the children."""
+        if isinstance(first, Proxy):  # a default that torch.fx made an input of the graph
+            first = None
         if not self._may_chain(input):
             return super().forward(input if first is None else first(input))
         layers = [*(() if first is None else (first,)), *_flat(self, self.fuse)]

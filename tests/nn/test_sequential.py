@@ -1,0 +1,279 @@
+"""FusedSequential against nn.Sequential of the same layers: which ops run, results, gradients, statistics."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+import fastgan
+from fastgan import dispatch
+from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d, FusedSequential
+from tests.checks import assert_rule, assert_tight
+
+LINKS = ("conv_transpose2d_stats", "conv2d_stats")
+
+
+def layers(**norm):
+    return [
+        BatchNormAct2d(4, activation="leaky_relu", negative_slope=0.2, **norm),
+        ConvTranspose2d(4, 6, 4, 2, 1, bias=False),
+        BatchNormAct2d(6, **norm),
+        Conv2d(6, 5, 3, 2, "same"),
+        BatchNormAct2d(5, activation="none", **norm),
+        Conv2d(5, 2, 3, activation="tanh"),
+    ]
+
+
+def pair(make=layers, dtype=torch.float64, **kwargs):
+    """(FusedSequential that always fuses, nn.Sequential), with the same parameters, which are not the initial ones."""
+    fused = FusedSequential(*make(**kwargs), fuse=True).to(dtype)
+    for parameter in fused.parameters():
+        parameter.data += torch.randn_like(parameter) / 10
+    return fused, nn.Sequential(*copy.deepcopy(list(fused)))
+
+
+def draw(n=4, channels=4, size=(4, 5), dtype=torch.float64):
+    return torch.randn(n, channels, *size, dtype=dtype)
+
+
+def run(model, x, **kwargs):
+    """(output, gradients and buffers by name, names of the ops that ran)."""
+    x = x.detach().requires_grad_()
+    model.zero_grad()
+    with dispatch.trace() as calls:
+        output = model(x, **kwargs)
+        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+        (output.square() + weights * output).sum().backward()
+    found = {"output": output.detach(), "input": x.grad}
+    found |= {f"{name}.grad": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | {name: b.clone() for name, b in model.named_buffers()}, [op for op, _ in calls]
+
+
+def linked(ops):
+    return sum(op in LINKS for op in ops)
+
+
+def assert_same(mine, theirs, exactly=False):
+    assert mine.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        if exactly or not expected.is_floating_point():
+            assert torch.equal(mine[name], expected), name
+        else:
+            assert_tight(name, mine[name], expected)
+
+
+def compare(fused, plain, x, links, exactly=False):
+    """Three steps of training, then eval mode."""
+    for _ in range(3):
+        mine, ops = run(fused, x)
+        theirs, _ = run(plain, x)
+        assert linked(ops) == links, ops
+        assert_same(mine, theirs, exactly)
+    with torch.no_grad(), dispatch.trace() as calls:
+        assert_tight("eval", fused.eval()(x), plain.eval()(x))
+    assert not linked(op for op, _ in calls)
+
+
+NORMS = [
+    {},
+    {"momentum": None},
+    {"momentum": 0.0},
+    {"momentum": 1.0},
+    {"eps": 0.1},
+    {"affine": False},
+    {"track_running_stats": False},
+    {"affine": False, "track_running_stats": False},
+]
+
+
+@pytest.mark.parametrize("kwargs", NORMS, ids=str)
+def test_the_same_numbers(kwargs):
+    fused, plain = pair(**kwargs)
+    x = draw()
+    if not kwargs.get("track_running_stats", True):
+        for _ in range(2):
+            mine, ops = run(fused, x)
+            assert linked(ops) == 2
+            assert_same(mine, run(plain, x)[0])
+        return
+    compare(fused, plain, x, 2)
+    tracked = [norm.num_batches_tracked for norm in fused if isinstance(norm, BatchNormAct2d)]
+    assert [int(count) for count in tracked] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_by_the_rule(dtype):
+    """Outputs, gradients and statistics, against torch's own layers."""
+    fused = FusedSequential(*layers()[:5], fuse=True).to(dtype)
+    theirs = nn.Sequential(*(twin for layer in fused for twin in torchs(layer))).to(dtype)
+    judge, x = copy.deepcopy(theirs).double(), draw(16, dtype=dtype)
+    results = [list(run(model, x.to(model[0].weight.dtype))[0].values()) for model in (fused, theirs, judge)]
+    for i, (mine, torchs_, exact) in enumerate(zip(*results, strict=True)):
+        if exact.is_floating_point():
+            assert_rule(f"result {i}", mine, torchs_, exact)
+
+
+def torchs(layer):
+    """torch's layers with the same parameters."""
+    if isinstance(layer, BatchNormAct2d):
+        twin = nn.BatchNorm2d(layer.num_features)
+        act = {"none": nn.Identity(), "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(layer.negative_slope)}
+        return twin, act[layer.activation]
+    if isinstance(layer, ConvTranspose2d):
+        twin = nn.ConvTranspose2d(4, 6, 4, 2, 1, bias=False)
+    else:
+        twin = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(6, 5, 3, 2))
+    (twin if isinstance(twin, nn.ConvTranspose2d) else twin[1]).load_state_dict(layer.state_dict())
+    return (twin,)
+
+
+def test_which_ops_run():
+    ops = run(pair()[0], draw())[1]
+    assert ops[:5] == ["batch_norm_stats", *LINKS, "batch_norm_act_eval", "conv2d_act"]
+    assert [op for op in ops if op.endswith("stats_backward")] == [f"{op}_backward" for op in LINKS[::-1]]
+
+
+def test_first_is_a_layer_before_the_others():
+    norm, *others = layers()
+    fused, plain = FusedSequential(*others, fuse=True).double(), nn.Sequential(*layers()).double()
+    norm.double()
+    plain.load_state_dict(nn.Sequential(norm, *others).state_dict())
+    for train in (True, False):
+        x = draw()
+        for model in (fused, norm, plain):
+            model.train(train)
+        with dispatch.trace() as calls:
+            output = fused(x, first=norm)
+        assert_tight("output", output, plain(x))
+        assert linked(op for op, _ in calls) == 2 * train
+    assert int(norm.num_batches_tracked) == 1
+    assert_tight("running_mean", norm.running_mean, plain[0].running_mean)
+    assert "first" not in dict(fused.named_modules())
+
+
+def test_nested_sequentials_are_one_chain():
+    def make():
+        one, two, three, four, five, six = layers()
+        return [one, nn.Sequential(two, three), nn.Sequential(nn.Sequential(four), FusedSequential(five)), six]
+
+    fused, plain = pair(make)
+    compare(fused, plain, draw(), 2)
+
+
+def test_the_fuse_of_what_is_nested_counts():
+    one, two, *others = layers()
+    fused = FusedSequential(one, FusedSequential(two, *others, fuse=False), fuse=True).double()
+    assert not linked(run(fused, draw())[1])
+    fused[1].fuse, fused.fuse = True, False
+    assert linked(run(fused, draw())[1]) == 2
+
+
+def test_identities_of_an_accelerated_model_are_no_layers():
+    fused = FusedSequential(
+        nn.ConvTranspose2d(4, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.LeakyReLU(0.2), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5),
+        nn.ReLU(), fuse=True,
+    ).double()  # fmt: skip
+    twin = copy.deepcopy(fused)
+    fastgan.accelerate(fused)
+    x = draw()
+    mine, ops = run(fused, x)
+    theirs, others = run(twin, x)
+    assert linked(ops) == 2 and not linked(others)
+    assert_same(mine, theirs)
+    fastgan.restore(fused)
+    assert repr(fused) == repr(twin)
+
+
+def test_second_order():
+    fused, plain = pair()
+    results = []
+    for model in (fused, plain):
+        x = torch.linspace(-2, 3, 320, dtype=torch.float64).sin().view(4, 4, 4, 5).requires_grad_()
+        (grad,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        penalty = (grad.flatten(1).norm(dim=1) - 1).square().sum()
+        results.append(torch.autograd.grad(penalty, [x, *model.parameters()], materialize_grads=True))
+    for mine, theirs in zip(*results, strict=True):
+        assert_tight("second order", mine, theirs)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing(reentrant):
+    fused, plain = pair()
+    x = draw()
+    results = []
+    for model in (fused, plain):
+        leaf = x.clone().requires_grad_()
+        torch.utils.checkpoint.checkpoint(model, leaf, use_reentrant=reentrant).square().sum().backward()
+        results.append([leaf.grad, *(p.grad for p in model.parameters()), *(b.double() for b in model.buffers())])
+    for mine, theirs in zip(*results, strict=True):
+        assert_tight("checkpointed", mine, theirs)
+
+
+def test_autocast():
+    """Convolutions in low precision, statistics in float32; by the rule against the layers one by one."""
+    fused, plain = pair(dtype=torch.float32)
+    x = draw(16, dtype=torch.float32) * 0.1 + 100
+    results = []
+    for model in (fused, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(run(model, x)[0])
+    judge = run(copy.deepcopy(plain).double(), x.double())[0]
+    for part in ("output", "grad"):
+        parts = [
+            torch.cat([tensor.flatten() for name, tensor in result.items() if name.endswith(part)])
+            for result in (*results, judge)
+        ]
+        assert_rule(part, *parts)
+
+
+def test_it_is_a_sequential():
+    fused, plain = pair()
+    assert isinstance(fused, nn.Sequential) and list(fused.state_dict()) == list(plain.state_dict())
+    assert repr(fused) == repr(plain).replace("Sequential", "FusedSequential", 1)
+    part = fused[1:3]
+    assert type(part) is FusedSequential and part.fuse and list(part) == list(fused)[1:3]
+    assert fused[1] is list(fused)[1] and FusedSequential().fuse is None
+    assert list(FusedSequential(OrderedDict(a=nn.ReLU(), b=nn.Tanh()))._modules) == ["a", "b"]
+    x = draw()
+    for other in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert other.fuse
+        mine, ops = run(other, x)
+        assert linked(ops) == 2
+        assert_same(mine, run(copy.deepcopy(plain), x)[0])
+
+
+def test_the_dispatch_decides_unless_told():
+    fused, _ = pair()
+    fused.fuse = None
+    for name in ("reference", "native"):
+        with fastgan.use_backend(name), torch.no_grad(), dispatch.trace() as calls:
+            try:
+                fused(draw(dtype=torch.float64))
+            except fastgan.BackendError:
+                assert name == "native"
+        assert not linked(op for op, _ in calls)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_compiled_as_one_graph():
+    torch._dynamo.reset()
+    fused, _ = pair()
+    eager = copy.deepcopy(fused)
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        x = draw()
+        results = []
+        for model, call in ((fused, compiled), (eager, eager)):
+            leaf = x.clone().requires_grad_()
+            model.zero_grad()
+            call(leaf).square().sum().backward()
+            results.append([leaf.grad, *(p.grad for p in model.parameters()), *(b.double() for b in model.buffers())])
+        for mine, expected in zip(*results, strict=True):
+            assert_tight("compiled", mine, expected)
+    torch._dynamo.reset()

@@ -26,9 +26,12 @@ class Mutant(NamedTuple):
 _CONV = "fastgan/ops/conv_transpose2d"
 _NORM = "fastgan/ops/batch_norm_act"
 _LOSS = "fastgan/ops/bce_with_logits"
+_CHAIN = f"{_CONV}/chain"
 _T_CONV = "tests/ops/test_conv_transpose2d.py tests/ops/test_conv_layouts.py"
 _T_TRITON = "tests/ops/test_triton_conv.py"
 _T_CONV_GRAD = "tests/ops/test_conv_autograd.py"
+_T_CHAIN = "tests/ops/test_chain.py tests/ops/test_chain_edges.py"
+_T_FUSED = "tests/nn/test_sequential.py tests/nn/test_sequential_limits.py"
 _T_FUNC = "tests/ops/test_transforms.py"
 _T_NORM = "tests/ops/test_batch_norm_act.py"
 _T_NORM_GRAD = "tests/ops/test_batch_norm_act_autograd.py"
@@ -204,6 +207,44 @@ MUTANTS = (
     Mutant("triton_running_variance_is_biased", f"{_NORM}/triton_kernels.py",
            "m2 / (total - 1.0)", "m2 / total",
            f"{_T_NORM} -k triton"),
+    # --- chains: reference, autograd, ends, and the layer that walks them
+    Mutant("gradient_of_the_mean_not_divided", f"{_CHAIN}/reference.py",
+           "channels(grad_mean / count, output)", "channels(grad_mean, output)", f"{_T_CHAIN} -k 'every_geometry'"),
+    Mutant("variance_gradient_of_another_power", f"{_CHAIN}/reference.py",
+           "grad_rstd * rstd**3 / count", "grad_rstd * rstd**2 / count", f"{_T_CHAIN} -k 'every_geometry'"),
+    Mutant("deviations_added", f"{_CHAIN}/reference.py",
+           "- centred * along\n", "+ centred * along\n", f"{_T_CHAIN} -k 'second_order'"),
+    Mutant("weight_missing_in_the_gradient_of_rstd", f"{_CHAIN}/reference.py",
+           "grad_rstd = along if norm.weight is None else along * norm.weight", "grad_rstd = along", f"{_T_CHAIN} -k 'every_geometry'"),
+    Mutant("running_statistics_of_a_link_stay", f"{_CHAIN}/reference.py",
+           "*running, momentum, eps))", "None, None, momentum, eps))", f"{_T_CHAIN} -k 'running'"),
+    Mutant("bias_gradient_without_the_statistics", f"{_CHAIN}/autograd.py",
+           "dtype=grad_mean.dtype) + grad_mean if", "dtype=grad_mean.dtype) if", f"{_T_CHAIN} -k 'every_geometry'"),
+    Mutant("second_order_of_a_link_lost", f"{_CHAIN}/autograd.py",
+           "        if torch.is_grad_enabled():", "        if False:", f"{_T_CHAIN} -k 'second_order'"),
+    Mutant("saved_copy_of_a_links_input", f"{_CHAIN}/autograd.py",
+           "ctx.save_for_backward(*result, input, *norm, weight)",
+           "ctx.save_for_backward(*result, input.clone(), *norm, weight)", f"{_T_CHAIN} -k 'edit'"),
+    Mutant("gradient_of_the_mean_turned_around", f"{_NORM}/chained.py",
+           "-scale * total", "scale * total", f"{_T_CHAIN} -k 'gradgradcheck or second_order'"),
+    Mutant("wide_inputs_rounded_before_their_norm", "fastgan/functional/chains.py",
+           "if norm is not None and low.dtype is not input.dtype:", "if False:", f"{_T_CHAIN} -k 'autocast'"),
+    Mutant("statistics_of_one_value", "fastgan/functional/chains.py",
+           "    _bn_checks.check_more_than_one(size, size[1])\n", "", "tests/test_functional_errors.py -k stats"),
+    Mutant("few_values_chained", "fastgan/functional/chain_rules.py",
+           "or size.numel() >= FEW * size[1]", "or True", f"{_T_FUSED} -k few"),
+    Mutant("transforms_do_not_see_the_layers", "fastgan/functional/chain_rules.py",
+           "return not torch._C._are_functorch_transforms_active() and (", "return True or (", f"{_T_FUSED} -k transforms"),
+    Mutant("last_norm_forgotten", "fastgan/nn/sequential.py",
+           "        return _normalized(x, pending)\n", "        return x\n", f"{_T_FUSED} -k 'rule or nested'"),
+    Mutant("hooks_of_a_sequential_within_skipped", "fastgan/nn/sequential.py",
+           "if nested and _is_bare(child):", "if nested:", f"{_T_FUSED} -k within"),
+    Mutant("norms_in_eval_mode_chained", "fastgan/nn/sequential.py",
+           "or not layer.training:", "or False:", f"{_T_FUSED} -k 'keeps or same_numbers'"),
+    Mutant("activation_of_a_convolution_skipped", "fastgan/nn/sequential.py",
+           'plain = layer.activation == "none" and', "plain =", f"{_T_FUSED} -k keeps"),
+    Mutant("norm_of_a_link_left_out", "fastgan/nn/sequential.py",
+           "        norm=pending,\n", "        norm=None,\n", f"{_T_FUSED} -k same_numbers"),
     # --- loss
     Mutant("log_instead_of_log1p", f"{_LOSS}/reference.py",
            "torch.log1p(torch.exp(-x.abs()))", "torch.log(1 + torch.exp(-x.abs()))",

@@ -167,6 +167,43 @@ CLEARER = [
         RuntimeError,
         "Expected all tensors to be on the same",
     ),
+    *(
+        (name, args, kwargs, error, message)
+        for name in ("conv2d_stats", "conv_transpose2d_stats")
+        for args, kwargs, error, message in (
+            ((Z(1, 4, 1, 1), Z(4, 4, 1, 1)), {}, ValueError, "Expected more than 1 value per channel when training"),
+            ((IMAGE[0], KERNEL), {}, ValueError, r"expected 4D input \(got 3D input\)"),
+            ((IMAGE[0, 0], KERNEL), {}, RuntimeError, "3D .unbatched. or 4D"),
+            ((IMAGE, KERNEL), {"stride": 0}, RuntimeError, "non-positive stride is not supported"),
+            ((IMAGE, KERNEL.half()), {}, RuntimeError, "should be the same"),
+            ((IMAGE.long(), KERNEL.long()), {}, TypeError, "float64, float32, float16 or bfloat16"),
+            ((IMAGE, KERNEL), {"running_mean": Z(4)}, ValueError, "given together or both be None"),
+            (
+                (IMAGE, KERNEL),
+                {"running_mean": Z(3), "running_var": Z(3)},
+                RuntimeError,
+                "running_mean should contain 4",
+            ),
+            ((IMAGE, KERNEL), {"eps": -1.0}, ValueError, "eps must be a number >= 0"),
+            ((IMAGE, KERNEL), {"norm": (Z(4), Z(3), None, None, "relu", 0.0)}, RuntimeError, "rstd should contain 4"),
+            ((IMAGE, KERNEL), {"norm": (Z(4), None, None, None, "relu", 0.0)}, TypeError, "'rstd' must be Tensor"),
+            (
+                (IMAGE, KERNEL),
+                {"norm": (Z(4).double(), Z(4), None, None, "relu", 0.0)},
+                TypeError,
+                "mean must have dtype",
+            ),
+            ((IMAGE, KERNEL), {"norm": (Z(4), Z(4), Z(5), None, "relu", 0.0)}, RuntimeError, "weight should contain 4"),
+            ((IMAGE, KERNEL), {"norm": (Z(4), Z(4), None, None, "tanh", 0.0)}, ValueError, "activation must be"),
+        )
+    ),
+    ("batch_norm_stats", (Z(1, 4, 1, 1),), {}, ValueError, "Expected more than 1 value per channel when training"),
+    ("batch_norm_stats", (Z(4),), {}, ValueError, "at least 2 dimensions"),
+    ("batch_norm_stats", (Z(2, 4), Z(4)), {}, ValueError, "given together or both be None"),
+    ("batch_norm_stats", (None,), {}, TypeError, "'input' .position 1. must be Tensor"),
+    ("normalize_act", (Z(2, 4), Z(4), Z(3)), {}, RuntimeError, "rstd should contain 4 elements"),
+    ("normalize_act", (Z(2, 4), Z(4), Z(4), Z(4).double()), {}, TypeError, "weight must have the dtype of input"),
+    ("normalize_act", (Z(2, 4), Z(4), Z(4)), {"activation": "gelu"}, ValueError, "activation must be"),
 ]
 
 

@@ -199,6 +199,23 @@ def test_state_dict_keys() -> None:
         "to_logit.weight",
         "to_logit.bias",
     ]
+    label = ["embed.weight", "label_plane.weight", "label_plane.bias"]
+    assert list(CGANGenerator().state_dict()) == [
+        "project.weight",
+        "project.bias",
+        *label,
+        *stages[:12],
+        "to_image.weight",
+        "to_image.bias",
+    ]
+    assert list(CGANDiscriminator().state_dict()) == [
+        *label,
+        "from_image.weight",
+        "from_image.bias",
+        *stages,
+        "to_logit.weight",
+        "to_logit.bias",
+    ]
 
 
 def test_images_are_in_range_and_logits_are_not_probabilities() -> None:

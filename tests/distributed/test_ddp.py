@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d, convert_sync_batchnorm
+from fastgan.nn import BatchNormAct2d, Conv2d, ConvTranspose2d, FusedSequential, convert_sync_batchnorm
 from tests.checks import assert_tight
 from tests.distributed import workers
 
@@ -50,10 +50,11 @@ def images(size):
     return [torch.randn(size, 3, 8, 8, dtype=torch.float64) for _ in range(2)]
 
 
-def test_the_gan_step_with_local_statistics(ranks):
+@pytest.mark.parametrize("chained", [False, True], ids=["layers", "chain"])
+def test_the_gan_step_with_local_statistics(chained, ranks):
     """D(real), D(fake), one backward; each forward starts with the buffers of rank 0, written over those of the forward
     before. (In torch 2.11 torch's own batch norm fails here: a saved tensor was modified in place.)"""
-    model = ours()
+    model = FusedSequential(*ours(), fuse=True) if chained else ours()
     batches = [images(4), images(4)]
     results = ranks(workers.gan_step, [model], batches)
     alone = [torchs(model) for _ in range(2)]

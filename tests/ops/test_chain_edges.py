@@ -126,6 +126,19 @@ def test_an_empty_batch(transposed, device, link_backend):
     assert weight.grad is not None and not weight.grad.any()
 
 
+@directions
+def test_an_empty_batch_behind_a_norm(transposed, device, link_backend):
+    """From the chain's start: all gradients are there, and zero."""
+    case = Conv("empty", (3, 4), (3, 3), channels=(2, 3), batch=0)
+    x, weight, _ = (t.to(device).requires_grad_() for t in case.tensors(transposed, torch.randn))
+    gamma, beta = (torch.ones(x.shape[1], device=device, requires_grad=True) for _ in range(2))
+    norm = (*batch_norm_stats(x), gamma, beta, "relu", 0.0)
+    output, mean, rstd = LINKS[transposed](x, weight, None, norm=norm)
+    (output.sum() + mean.sum() + rstd.sum()).backward()
+    for tensor in (x, weight, gamma, beta):
+        assert tensor.grad is not None and tensor.grad.shape == tensor.shape and not tensor.grad.any()
+
+
 def test_autocast(device):
     """The convolution in low precision, the statistics in float32; an input that is wide is normalised before."""
     with fastgan.use_backend("reference"):

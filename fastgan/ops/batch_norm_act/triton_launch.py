@@ -347,6 +347,8 @@ def chained_stats(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean, rstd); the running statistics are updated in place. As ``reference.chained_stats``."""
+    if input.numel() == 0:  # nothing to launch
+        return reference.chained_stats(input, running_mean, running_var, momentum, eps)
     mean = input.new_empty(input.shape[1], dtype=accumulate_type(input.dtype))
     rstd = torch.empty_like(mean)
     _stats(input, mean, rstd, None, running_mean, running_var, momentum, eps)

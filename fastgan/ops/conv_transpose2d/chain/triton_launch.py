@@ -10,6 +10,7 @@ import triton
 
 from fastgan.ops.common import triton_statistics as kernels
 from fastgan.ops.common.dtypes import accumulate_type
+from fastgan.ops.common.statistics import stats
 from fastgan.ops.common.triton_runtime import launch_device
 from fastgan.ops.conv_transpose2d import triton_launch as maps
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
@@ -80,7 +81,7 @@ def backward(
         grad_output = torch.empty_like(output).copy_(grad_output)
     if grad_output.stride() != output.stride():
         output = torch.empty_like(grad_output).copy_(output)
-    count = output.numel() // output.shape[1]
+    count = max(output.numel() // output.shape[1], 1)
     before = (output, *(dense(v) for v in (output_mean, output_rstd, grad_mean, grad_rstd)), count)
     norm = None if mean is None or rstd is None else _norm(mean, rstd, gamma, beta)
     act = (int(activation) if norm is not None else 0), negative_slope
@@ -126,6 +127,8 @@ def _merge(channels: int, tiles: int) -> tuple[tuple[int], dict[str, int]]:
 def _statistics(
     end: End, output: torch.Tensor, running: tuple[Vector, Vector], momentum: float, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    if output.numel() == 0:  # nothing was launched
+        return stats(output.to(accumulate_type(output.dtype)), *running, momentum, eps)
     channels = output.shape[1]
     mean, rstd = (_vector(output) for _ in range(2))
     grid, blocks = _merge(channels, end.tiles)
@@ -143,6 +146,8 @@ def _vector_gradients(end: End, norm: tuple[torch.Tensor, ...], input: torch.Ten
     """Those of mean, rstd, gamma, beta."""
     channels = input.shape[1]
     gradients = [_vector(input) for _ in range(4)]
+    if end.parts is None:  # nothing was launched
+        return [gradient.zero_() for gradient in gradients]
     grid, blocks = _merge(channels, end.tiles)
     with launch_device(input):
         kernels.gradients_merge_kernel[grid](end.parts, *norm[1:3], *gradients, end.tiles, channels, **blocks)

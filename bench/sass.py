@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def compiled(kernel: Any, arguments: dict[str, Any], arch: int) -> Code:
     options = {key: arguments[key] for key in ("num_warps", "num_stages") if key in arguments}
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=divisible)
     result = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    registers, spills, listing = disassembled(result.asm["cubin"], Path(triton.__file__).parent)
-    instruction, wide = read_listing(listing)
+    cubin, folder = result.asm["cubin"], Path(triton.__file__).parent
+    registers, spills = usage(cubin, folder)
+    instruction, wide = read_listing(listing(cubin, folder))
     return Code(registers, spills, result.metadata.shared, result.metadata.num_warps, instruction, wide)
 
 
@@ -83,28 +85,35 @@ def cuobjdump(triton_folder: Path) -> Path:
     return triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def disassembled(cubin: bytes, triton_folder: Path) -> tuple[int, int, str]:
-    """(registers, bytes of stack, listing) of a kernel without local arrays, whose stack is spilled registers."""
-    tool = cuobjdump(triton_folder)
+def _dump(cubin: bytes, option: str, triton_folder: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        usage, listing = (
-            subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
-            for option in ("--dump-resource-usage", "-sass")
-        )
-    registers, stack, local = (re.search(rf"{key}:(\d+)", usage) for key in ("REG", "STACK", "LOCAL"))
-    assert registers and stack and local, usage
-    return int(registers[1]), int(stack[1]) + int(local[1]), listing
+        command = [cuobjdump(triton_folder), option, path]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def read_listing(listing: str) -> tuple[str, float]:
+def usage(cubin: bytes, triton_folder: Path) -> tuple[int, int]:
+    """(registers, bytes of stack) of a kernel without local arrays, whose stack is spilled registers."""
+    printed = _dump(cubin, "--dump-resource-usage", triton_folder)
+    registers, stack, local = (re.search(rf"{key}:(\d+)", printed) for key in ("REG", "STACK", "LOCAL"))
+    assert registers and stack and local, printed
+    return int(registers[1]), int(stack[1]) + int(local[1])
+
+
+@lru_cache(maxsize=None)  # launches for several sizes are often one kernel, and the tool takes a second
+def listing(cubin: bytes, triton_folder: Path) -> str:
+    """The machine code."""
+    return _dump(cubin, "-sass", triton_folder)
+
+
+def read_listing(code: str) -> tuple[str, float]:
     """(kind of matrix product, share of global loads of 16 bytes) of a listing of machine code."""
-    found = Counter(re.findall(r"\b(?:HGMMA|UTCHMMA|UTCQMMA|HMMA|DMMA|FFMA|DFMA)\b", listing))
+    found = Counter(re.findall(r"\b(?:HGMMA|UTCHMMA|UTCQMMA|HMMA|DMMA|FFMA|DFMA)\b", code))
     instruction = next((kind for kind in ("UTCHMMA", "HGMMA", "HMMA", "DMMA", "FFMA", "DFMA") if found[kind]), "none")
-    loads = [match.split(".") for match in re.findall(r"\b(?:LDG|LDGSTS)(?:\.\w+)+", listing)]
-    wide = sum("128" in parts for parts in loads) + len(re.findall(r"\bUTMALDG\b", listing))
-    count = len(loads) + len(re.findall(r"\bUTMALDG\b", listing))
+    loads = [match.split(".") for match in re.findall(r"\b(?:LDG|LDGSTS)(?:\.\w+)+", code)]
+    wide = sum("128" in parts for parts in loads) + len(re.findall(r"\bUTMALDG\b", code))
+    count = len(loads) + len(re.findall(r"\bUTMALDG\b", code))
     return instruction, wide / count if count else 1.0
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.sass import cuobjdump, disassembled
+from bench.sass import cuobjdump, usage
 
 ARCHITECTURES = (80, 90, 100)
 BN = "fastgan.ops.batch_norm_act.triton_kernels:batch_norm_act_"
@@ -243,7 +243,7 @@ def compile_job(job: Job, arch: int) -> Usage:
     }
     source = ASTSource(fn=fn, signature=types, constexprs=constants, attrs=divisible)
     kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": job.num_warps})
-    registers, spills, _ = disassembled(kernel.asm["cubin"], Path(triton.__file__).parent)
+    registers, spills = usage(kernel.asm["cubin"], Path(triton.__file__).parent)
     label = f"{name.removesuffix('_kernel')} {job.label}".strip()
     return Usage(label, arch, registers, spills, kernel.metadata.shared)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,10 @@ if hasattr(providers, "_get_local_constants"):
     # tests that ran before; a run is to repeat the last one
     _no_constants = type(providers._local_constants)()
     providers._get_local_constants = lambda: _no_constants
+
+
+gc.collect()
+gc.freeze()  # what is loaded by now stays; the garbage collector need not look through it again and again
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def usage(cubin: bytes, triton_folder: Path) -> tuple[int, int]:
     return int(registers[1]), int(stack[1]) + int(local[1])
 
 
-@lru_cache(maxsize=None)  # launches for several sizes are often one kernel, and the tool takes a second
+@cache  # launches for several sizes are often one kernel, and the tool takes a second
 def listing(cubin: bytes, triton_folder: Path) -> str:
     """The machine code."""
     return _dump(cubin, "-sass", triton_folder)

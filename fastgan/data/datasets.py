@@ -1,5 +1,6 @@
 """The datasets by their names, and the places in which they are looked for."""
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,13 +70,27 @@ def load(
 
 
 def _digits(split: Split) -> tuple[Tensor, Tensor, str]:
+    images, labels = _digits_of_sklearn()
+    part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
+    # [N, 8, 8] with values 0 to 16 -> [N, 1, 8, 8] with values 0 to 255, not yet rounded
+    return images[part].float().unsqueeze(1) * (255 / 16), labels[part].long(), "scikit-learn"
+
+
+def _digits_of_sklearn() -> tuple[Tensor, Tensor]:
+    """float64 [N, 8, 8] with values 0 to 16, and the labels: what scikit-learn's ``load_digits`` gives, read from its
+    file without importing scikit-learn, which takes two seconds."""
+    import numpy as np
+
+    spec = importlib.util.find_spec("sklearn")
+    if spec is not None and spec.origin is not None:
+        file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            table = torch.from_numpy(np.loadtxt(file, delimiter=","))  # 64 pixels and the label
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
-    # [N, 8, 8] with values 0 to 16 -> [N, 1, 8, 8] with values 0 to 255, not yet rounded
-    images = torch.from_numpy(digits.images[part]).float().unsqueeze(1) * (255 / 16)
-    return images, torch.from_numpy(digits.target[part]).long(), "scikit-learn"
+    return torch.from_numpy(digits.images), torch.from_numpy(digits.target)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Digits and Fashion-MNIST: the forms that the models want, the places looked at, and what is refused."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,19 @@ def test_digits(size: int, channels: int) -> None:
     assert train.labels.dtype == torch.int64
     assert train.labels[:10].tolist() == list(range(10))
     assert all(torch.equal(train.images[:, 0], train.images[:, c]) for c in range(channels))
+
+
+def test_digits_are_those_that_scikit_learn_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is read; were it not where it is, scikit-learn would be asked."""
+    ours = {split: load_set("digits", split, 8, 1) for split in ("train", "test")}
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else find_spec(name, *rest)
+    )
+    for split, data in ours.items():
+        asked = load_set("digits", split, 8, 1)
+        assert asked.digest == data.digest and asked.origin == data.origin
+        assert asked.labels.dtype == data.labels.dtype
 
 
 def test_fashion_is_framed_and_repeated(tmp_path: Path) -> None:
@@ -148,7 +162,11 @@ def test_the_names_of_the_classes_are_the_publishers() -> None:
 
 
 def test_importing_loads_no_optional_dependency() -> None:
-    code = "import sys, fastgan.data; print({'sklearn', 'torchvision', 'PIL'} & set(sys.modules))"
+    code = (
+        "import sys, fastgan.data\n"
+        "fastgan.data.load('digits', 'test', 28, 1)\n"
+        "print({'sklearn', 'torchvision', 'PIL'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

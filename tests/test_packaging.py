@@ -86,6 +86,48 @@ def sdist(tmp_path_factory):
     return build_sdist(tmp_path_factory.mktemp("sdist"))
 
 
+#: Each object file is made once: for the same flags and the same csrc/, whatever folder it was unpacked in.
+COMPILE_ONCE = """#!{python} -IS
+import hashlib, shutil, subprocess, sys
+from pathlib import Path
+
+arguments = sys.argv[1:]
+source = next((Path(word).absolute() for word in arguments if word.endswith(".cpp")), Path())
+code = -1
+if "csrc" in source.parts and "-c" in arguments:
+    root = Path(*source.parts[: source.parts.index("csrc")])
+    # an environment's own folder of headers has none
+    empty = [word for word in arguments if word[:2] == "-I" and not any(map(Path.is_file, Path(word[2:]).rglob("*")))]
+    flags = [word for word in arguments if word not in empty]
+    digest = hashlib.sha256("\\0".join(flags).replace(str(root), "").encode())
+    for path in sorted(path for path in (root / "csrc").rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    made = [Path(arguments[arguments.index(option) + 1]) for option in ("-o", "-MF")]
+    kept = [Path({folder!r}, digest.hexdigest() + path.suffix) for path in made]
+    if not kept[-1].exists() and (code := subprocess.call([{compiler!r}, *arguments])) == 0:
+        for path, copy in zip(made, kept):
+            shutil.copy(path, copy)
+    elif code < 0:
+        for path, copy in zip(made, kept):
+            shutil.copy(copy, path)
+        code = 0
+sys.exit(code if code >= 0 else subprocess.call([{compiler!r}, *arguments]))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory):
+    """The C++ compiler, for builds of the same sdist by different commands."""
+    real = shutil.which("c++")
+    if real is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("compiler")
+    script = folder / "c++"
+    script.write_text(COMPILE_ONCE.format(python=sys.executable, folder=str(folder), compiler=real))
+    script.chmod(0o755)
+    return str(script)
+
+
 def test_sdist_holds_sources_and_tests(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -110,10 +152,8 @@ def foreign_symbols(wheel, folder):
     return [line.split()[-1] for line in run(["nm", "-D", "--undefined-only", library]).splitlines()]
 
 
-def test_wheel_with_compiled_module(sdist, tmp_path):
-    if shutil.which("c++") is None:
-        pytest.skip("no C++ compiler")
-    wheel, output = build_wheel(sys.executable, sdist, tmp_path, FASTGAN_BUILD="cpu")
+def test_wheel_with_compiled_module(sdist, compiler, tmp_path):
+    wheel, output = build_wheel(sys.executable, sdist, tmp_path, FASTGAN_BUILD="cpu", CXX=compiler)
     assert wheel.name.startswith(f"fastgan-{__version__}-cp310-abi3-")
     assert "fastgan: native cpu: built" in output
     assert "fastgan: native cuda: not built: FASTGAN_BUILD=cpu" in output
@@ -138,15 +178,9 @@ def test_pure_python_wheel(sdist, tmp_path):
     assert answer["native"] == "the native cpu module was not built: FASTGAN_BUILD=off when fastgan was installed"
 
 
-def test_install_from_the_sdist(sdist, tmp_path):
-    """With the compiled module, beside the torch that is there. The wheel above has shown what the optimiser makes of
-    the sources; here it is left out, and with it most of the time that compiling takes."""
-    if shutil.which("c++") is None:
-        pytest.skip("no C++ compiler")
-    compiler = tmp_path / "c++"
-    compiler.write_text(f'#!/bin/sh\nexec {shutil.which("c++")} "$@" -O0\n')
-    compiler.chmod(0o755)
-    answer = use(sdist, tmp_path, "--no-build-isolation", "--no-cache-dir", FASTGAN_BUILD="cpu", CXX=str(compiler))
+def test_install_from_the_sdist(sdist, compiler, tmp_path):
+    """With the compiled module, beside the torch that is there; the compiler may have seen the same before."""
+    answer = use(sdist, tmp_path, "--no-build-isolation", "--no-cache-dir", FASTGAN_BUILD="cpu", CXX=compiler)
     assert answer["native"] is None
 
 

@@ -17,6 +17,8 @@ from fastgan.cli import main
 from fastgan.training import load_checkpoint
 from tests.training.runs import same_training
 
+pytestmark = pytest.mark.timeout(900)  # each waits for several processes
+
 ROOT = Path(__file__).parents[2]
 TRAIN = ["train", "gan", "--data", "digits", "--batch-size", "32", "--device", "cpu"]
 

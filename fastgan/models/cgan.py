@@ -5,7 +5,7 @@ given the label y. Here the label becomes one more channel: y -> embedding -> de
 map (in G) or the image (in D) that it is stacked on.
 
 A convolution that feeds a batch norm has no bias: the norm would subtract it again. `stages` is a Sequential that may
-run them as a chain, in which the activations between are never stored (on a GPU; the numbers are the same).
+run them as a chain, in which the activations between are never stored, where kernels for it are chosen.
 """
 
 import torch

@@ -5,7 +5,7 @@ convolutions in G, batch norm in both, no hidden dense layer beyond the projecti
 LeakyReLU in all of D. The sizes are those of the CIFAR-10 form, 32x32x3.
 
 A convolution that feeds a batch norm has no bias: the norm would subtract it again. `stages` is a Sequential that may
-run them as a chain, in which the activations between are never stored (on a GPU; the numbers are the same).
+run them as a chain, in which the activations between are never stored, where kernels for it are chosen.
 """
 
 from typing import Literal

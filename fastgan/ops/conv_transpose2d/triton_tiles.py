@@ -100,11 +100,12 @@ def _candidates(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) ->
     for block_m, block_n, warps, stages in _HALF:
         large = max(block_m, block_n) > 128
         deep = work.gathered and work.depth > 64
-        crowded = work.behind and (work.told or (work.behind > 1 and machine.major not in _WGMMA))
-        most = 128 * 64 if crowded else 256 * 128
+        most = 128 * 64 if work.behind and work.told else 256 * 128
+        most = 64 * 64 if work.behind > 1 and machine.major not in _WGMMA else most
         if block_m * block_n > most or (large and (work.behind or deep or machine.major > max(_WGMMA))):
             continue  # they would spill
-        stages = 3 if work.told and machine.major != _HOPPER else stages
+        if work.told and (machine.major not in _WGMMA or (machine.major > _HOPPER and block_m * block_n == 64 * 64)):
+            stages = 3
         warps = 8 if (work.behind and block_m > 64) or (work.gathered and block_m * block_n > 64 * 64) else warps
         if (block_m == 64 or work.m > block_m // 2) and (block_n == 64 or work.n > block_n // 2):
             yield Tile(block_m, covering(work.n, block_n), covering(work.depth, 64), warps, stages)

@@ -17,7 +17,7 @@ from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
 from fastgan.ops.conv_transpose2d.triton_arguments import End, dense, empty
 from fastgan.ops.conv_transpose2d.triton_tiles import power_of_two
 
-_MERGED = 1024  # values of a step of a merge
+_MERGED = 512  # values of a step of a merge; more would spill
 Vector = torch.Tensor | None
 
 

@@ -14,6 +14,13 @@ import fastgan.nn
 from fastgan.training.step import Players, frozen, gradient_norms
 
 
+class FirstSequential(nn.Sequential):
+    """A Sequential with FusedSequential's arguments."""
+
+    def forward(self, input: Tensor, first: nn.Module | None = None) -> Tensor:
+        return super().forward(input if first is None else first(input))
+
+
 class SameConv2d(nn.Conv2d):
     """TensorFlow's "same" for a strided convolution, which torch refuses to build."""
 
@@ -54,6 +61,8 @@ def _plain_layer(layer: Any) -> nn.Module:
         return nn.Sequential(norm, _plain_activation(layer))
     if type(layer) is fastgan.nn.ConvTranspose2d and not isinstance(layer.padding, str):
         layer.__class__ = nn.ConvTranspose2d
+    elif type(layer) is fastgan.nn.FusedSequential:
+        layer.__class__ = FirstSequential
     elif type(layer) is fastgan.nn.Conv2d:
         strided_same = layer.padding == "same" and layer.stride != (1, 1)
         layer.__class__ = SameConv2d if strided_same else nn.Conv2d

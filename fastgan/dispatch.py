@@ -283,7 +283,7 @@ def selects(name: str, op: str, *args: Any, instead: Instead | None = None) -> b
     what runs where it would not."""
     if _forced is not None:
         return _forced == name and _reason(op, name, args) is None
-    if _tables is not None and not torch.compiler.is_compiling() and _measure is not None and _direct(args):
+    if has_tables() and _measure is not None and _direct(args):
         _measure(op, args, False, instead)
     return select(op, *args).name == name
 

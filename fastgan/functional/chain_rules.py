@@ -7,7 +7,7 @@ import torch
 from torch.autograd import forward_ad
 
 from fastgan import dispatch
-from fastgan.functional.chains import Options, sizes
+from fastgan.functional.convolutions import Options, sizes
 from fastgan.ops.batch_norm_act.autograd import FEW
 
 _LINKS = ("conv_transpose2d", "conv2d")

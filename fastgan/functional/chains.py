@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from fastgan.functional.convolutions import Ints
+from fastgan.functional.convolutions import Ints, Options, sizes
 from fastgan.ops.batch_norm_act import chained as _chained
 from fastgan.ops.batch_norm_act import checks as _bn_checks
 from fastgan.ops.common import activation as _activation
@@ -23,8 +23,6 @@ from fastgan.ops.conv_transpose2d.chain import autograd as _chain
 Norm = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, str, float]
 Result = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Vectors = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
-#: stride, padding, output_padding, groups, dilation
-Options = tuple[Ints, Ints | str, Ints, int, Ints]
 
 
 @overridable
@@ -262,21 +260,6 @@ def _link(
     channels = weight.shape[1] * geometry.groups if name == "conv_transpose2d" else weight.shape[0]
     _check_after(function, low, torch.Size((low.shape[0], channels, *size)), running, momentum, eps)
     return _chain.link(name, low, vectors, weight, bias, running, size, geometry, momentum, eps, act, slope)
-
-
-def sizes(
-    name: str, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: Options
-) -> tuple[_geometry.Geometry, _geometry.Pair]:
-    """(the geometry, the output's size) of the convolution; the shapes are checked."""
-    stride, padding, output_padding, groups, dilation = options
-    shapes = input.shape, weight.shape, None if bias is None else bias.shape
-    steps, gaps = _geometry.pair("stride", stride, name), _geometry.pair("dilation", dilation, name)
-    before = padding if isinstance(padding, str) else _geometry.pair("padding", padding, name)
-    whole = _geometry.whole("groups", groups, name)
-    if name == "conv2d":
-        return _geometry.conv2d_geometry(*shapes, steps, before, whole, gaps)
-    after = _geometry.pair("output_padding", output_padding, name)
-    return _geometry.conv_transpose2d_geometry(*shapes, steps, before, after, whole, gaps)
 
 
 def _check_before(function: str, input: torch.Tensor, vectors: Vectors) -> None:

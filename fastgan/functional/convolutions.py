@@ -17,6 +17,8 @@ from fastgan.ops.conv_transpose2d import reference as _conv_reference
 from fastgan.ops.conv_transpose2d import small as _conv_small
 
 Ints = int | Sequence[int]
+#: stride, padding, output_padding, groups, dilation
+Options = tuple[Ints, Ints | str, Ints, int, Ints]
 
 
 @overridable
@@ -88,16 +90,7 @@ def conv_transpose2d(
         ).squeeze(0)
     input, weight, bias = autocast_low(input, weight, bias)
     _geometry.check_tensors(name, input, weight, bias)
-    geometry, size = _geometry.conv_transpose2d_geometry(
-        input.shape,
-        weight.shape,
-        None if bias is None else bias.shape,
-        _geometry.pair("stride", stride, name),
-        padding if isinstance(padding, str) else _geometry.pair("padding", padding, name),
-        _geometry.pair("output_padding", output_padding, name),
-        _geometry.whole("groups", groups, name),
-        _geometry.pair("dilation", dilation, name),
-    )
+    geometry, size = sizes(name, input, weight, bias, options)
     act = _activation.parse_after_convolution(activation, negative_slope)
     by_torch = _conv_small.left_to_torch(name, input, weight, bias, size, geometry, options, activation, negative_slope)
     if by_torch is not None:
@@ -174,15 +167,7 @@ def conv2d(
         ).squeeze(0)
     input, weight, bias = autocast_low(input, weight, bias)
     _geometry.check_tensors(name, input, weight, bias)
-    geometry, size = _geometry.conv2d_geometry(
-        input.shape,
-        weight.shape,
-        None if bias is None else bias.shape,
-        _geometry.pair("stride", stride, name),
-        padding if isinstance(padding, str) else _geometry.pair("padding", padding, name),
-        _geometry.whole("groups", groups, name),
-        _geometry.pair("dilation", dilation, name),
-    )
+    geometry, size = sizes(name, input, weight, bias, (stride, padding, 0, groups, dilation))
     act = _activation.parse_after_convolution(activation, negative_slope)
     by_torch = _conv_small.left_to_torch(name, input, weight, bias, size, geometry, options, activation, negative_slope)
     if by_torch is not None:
@@ -192,3 +177,18 @@ def conv2d(
     if act == _activation.Activation.NONE:
         return _conv.conv2d(input, weight, bias, size, geometry)
     return _conv_act.conv2d(input, weight, bias, size, geometry, act, negative_slope)
+
+
+def sizes(
+    name: str, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: Options
+) -> tuple[_geometry.Geometry, _geometry.Pair]:
+    """(the geometry, the output's size) of "conv_transpose2d" or "conv2d"; the options and shapes are checked."""
+    stride, padding, output_padding, groups, dilation = options
+    shapes = input.shape, weight.shape, None if bias is None else bias.shape
+    step = _geometry.pair("stride", stride, name)
+    before = padding if isinstance(padding, str) else _geometry.pair("padding", padding, name)
+    after = (0, 0) if name == "conv2d" else _geometry.pair("output_padding", output_padding, name)
+    whole, gaps = _geometry.whole("groups", groups, name), _geometry.pair("dilation", dilation, name)
+    if name == "conv2d":
+        return _geometry.conv2d_geometry(*shapes, step, before, whole, gaps)
+    return _geometry.conv_transpose2d_geometry(*shapes, step, before, after, whole, gaps)

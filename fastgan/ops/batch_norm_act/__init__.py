@@ -64,17 +64,13 @@ def _triton(name: str) -> Any:
     return run
 
 
-def _triton_supports(*args: Any) -> str | None:
-    return triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
-
-
 def _backends(op: str, name: str, run_reference: Any, backward: bool = False) -> list[Backend]:
     native = native_launch.backward if backward else native_launch.forward
     native_supports = native_launch.backward_reason if backward else native_launch.reason
     # No GPU measurement is committed yet, so Triton is not chosen unasked.
     return [
         Backend("native", native(op), native_supports, auto_on=frozenset({"cpu"})),
-        Backend("triton", _triton(name), _triton_supports),
+        Backend("triton", _triton(name), triton_runtime.reason),
         Backend("reference", run_reference, always),
     ]
 
@@ -127,7 +123,7 @@ define(
     "(Tensor mean, Tensor rstd)",
     _chained_stats_fake,
     [
-        Backend("triton", _triton("chained_stats"), _triton_supports),
+        Backend("triton", _triton("chained_stats"), triton_runtime.reason),
         Backend("reference", reference.chained_stats, always),
     ],
 )

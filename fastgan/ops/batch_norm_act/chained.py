@@ -13,7 +13,7 @@ import torch
 from fastgan.dispatch import call
 from fastgan.ops.batch_norm_act import higher_order
 from fastgan.ops.common import forward_mode
-from fastgan.ops.common.statistics import channels
+from fastgan.ops.common.statistics import through_statistics
 
 Vector = torch.Tensor | None
 
@@ -59,10 +59,8 @@ class BatchNormStats(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_mean: torch.Tensor, grad_rstd: torch.Tensor) -> tuple[Any, ...]:
         input, mean, rstd = ctx.saved_tensors
-        count = max(input.numel() // max(input.shape[1], 1), 1)
-        centred = input.to(mean.dtype) - channels(mean, input)
-        along = channels(grad_rstd * rstd**3 / count, input)
-        return (channels(grad_mean / count, input) - centred * along).to(input.dtype), None, None, None, None
+        gradient = through_statistics(input, mean, rstd, grad_mean, grad_rstd)
+        return gradient.to(input.dtype), None, None, None, None
 
 
 class NormalizeAct(torch.autograd.Function):

@@ -35,10 +35,6 @@ def _triton(name: str) -> Any:
     return run
 
 
-def _triton_supports(*args: Any) -> str | None:
-    return triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
-
-
 def _native(
     input: torch.Tensor,
     target: torch.Tensor | None,
@@ -74,7 +70,7 @@ define(
     _forward_fake,
     [
         Backend("native", _native, _native_supports, auto_on=frozenset({"cpu"})),
-        Backend("triton", _triton("forward"), _triton_supports),
+        Backend("triton", _triton("forward"), triton_runtime.reason),
         Backend("reference", reference.forward, always),
     ],
     batching.forward_rule,
@@ -110,7 +106,7 @@ define(
     lambda gradient, grad_output, reduction: torch.empty_like(gradient),
     [
         Backend("native", _native_backward, _native_backward_supports, auto_on=frozenset({"cpu"})),
-        Backend("triton", _triton("backward"), _triton_supports),
+        Backend("triton", _triton("backward"), triton_runtime.reason),
         Backend("reference", reference.backward, always),
     ],
     batching.backward_rule,
@@ -120,7 +116,7 @@ define(
     _backward_in_place_fake,
     [
         Backend("native", _native_backward_in_place, _native_backward_supports, auto_on=frozenset({"cpu"})),
-        Backend("triton", _triton("backward_"), _triton_supports),
+        Backend("triton", _triton("backward_"), triton_runtime.reason),
         Backend("reference", reference.backward_, always),
     ],
 )

@@ -32,3 +32,13 @@ def stats(
             running_mean.copy_((1 - momentum) * running_mean + momentum * mean)
             running_var.copy_((1 - momentum) * running_var + momentum * (var * (count / (count - 1))))
     return mean, torch.rsqrt(var + eps)
+
+
+def through_statistics(
+    y: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor, grad_mean: torch.Tensor, grad_rstd: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of a tensor from those of its batch statistics, in their dtype, with M values per channel:
+    ``grad_mean / M - (y - mean) * rstd^3 * grad_rstd / M``."""
+    count = max(y.numel() // max(y.shape[1], 1), 1)
+    along = channels(grad_rstd * rstd**3 / count, y)
+    return channels(grad_mean / count, y) - (y.to(mean.dtype) - channels(mean, y)) * along

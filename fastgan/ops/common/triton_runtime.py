@@ -23,15 +23,14 @@ def _missing() -> str | None:
     return None
 
 
-def reason(*tensors: torch.Tensor | None) -> str | None:
-    """``None`` if Triton can run on these tensors here, otherwise the reason in words."""
+def reason(*args: object) -> str | None:
+    """``None`` if Triton can run on the tensors among these arguments here, otherwise the reason in words: ``supports``
+    of every Triton backend."""
     if _missing() is not None:
         return _missing()
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        if tensor.device.type != "cuda" and not interpreting():
-            return f"Triton needs CUDA tensors, got {tensor.device.type} (TRITON_INTERPRET=1 interprets on the CPU)"
+    for arg in args:
+        if isinstance(arg, torch.Tensor) and arg.device.type != "cuda" and not interpreting():
+            return f"Triton needs CUDA tensors, got {arg.device.type} (TRITON_INTERPRET=1 interprets on the CPU)"
     return None
 
 

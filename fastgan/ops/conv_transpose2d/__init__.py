@@ -70,15 +70,11 @@ def _triton(name: str, activated: bool = False) -> Any:
     return run
 
 
-def _triton_supports(first: torch.Tensor, second: torch.Tensor, *_rest: Any) -> str | None:
-    return triton_runtime.reason(first, second)
-
-
 def _backends(name: str, run_native: Any, native_supports: Any, run_reference: Any) -> list[Backend]:
     # No GPU measurement is committed yet, so nothing is chosen over cuDNN unasked.
     return [
         Backend("native", run_native, native_supports, frozenset({"cpu"}), functools.partial(native.pays, name)),
-        Backend("triton", _triton(name), _triton_supports),
+        Backend("triton", _triton(name), triton_runtime.reason),
         Backend("reference", run_reference, always),
     ]
 
@@ -137,7 +133,7 @@ def _define_activated(name: str, channels: Any, run_native: Any, run_reference: 
                 auto_on=frozenset({"cpu"}),
                 pays=_of_linear(functools.partial(native.pays, name)),
             ),
-            Backend("triton", _triton(name, activated=True), _triton_supports),
+            Backend("triton", _triton(name, activated=True), triton_runtime.reason),
             Backend("reference", _then_activation(run_reference), always),
         ],
         batching.activated_rule(name),
@@ -211,7 +207,7 @@ define(
     "-> (Tensor, Tensor, Tensor)",
     _gradients_fake,
     [
-        Backend("triton", _triton_gradients, lambda grad_output, *_: triton_runtime.reason(grad_output)),
+        Backend("triton", _triton_gradients, triton_runtime.reason),
         Backend("reference", _reference_gradients, always),
     ],
     tuning_key=tuning_key.gradients,

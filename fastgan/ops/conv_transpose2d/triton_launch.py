@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import triton
@@ -71,12 +70,8 @@ def conv_transpose2d(
         return activations.apply_(output, later, negative_slope)
     programs = math.prod(stride) * groups
     mean = pairs_inside((h, w), output_size, weight.shape[2:], geometry) / math.prod(output_size)
-    flags: dict[str, Any] = {
-        "packed": channels_packed(input, weight),
-        "behind": int(behind is not None),
-        "told": end is not None,
-    }
-    work = tiles.Work(programs, batch * rows * cols, cb, math.prod(taps) * cs, mean * cs, cs, **flags)
+    flags = (channels_packed(input, weight), int(behind is not None), False, end is not None)
+    work = tiles.Work(programs, batch * rows * cols, cb, math.prod(taps) * cs, mean * cs, cs, *flags)
     tile = choose_tile(input, work)
     m_tiles, n_tiles = triton.cdiv(batch * rows * cols, tile.block_m), triton.cdiv(cb, tile.block_n)
     with launch_device(input):
@@ -118,12 +113,8 @@ def conv2d(
     few = behind is None and end is None and few_channels(input, weight.shape, groups)
     inside = pairs_inside(output_size, (big_h, big_w), weight.shape[2:], geometry) / math.prod(output_size)
     mean, depth = (taps, cb * taps) if few else (inside, cb)
-    flags: dict[str, Any] = {
-        "packed": channels_packed(input, weight),
-        "behind": int(behind is not None),
-        "told": end is not None,
-    }
-    work = tiles.Work(groups, pixels, cs, taps * cb, mean * cb, depth, **flags, gathered=few)
+    flags = (channels_packed(input, weight), int(behind is not None), few, end is not None)
+    work = tiles.Work(groups, pixels, cs, taps * cb, mean * cb, depth, *flags)
     tile = choose_tile(input, work)
     m_tiles, n_tiles = triton.cdiv(pixels, tile.block_m), triton.cdiv(cs, tile.block_n)
     with launch_device(input):

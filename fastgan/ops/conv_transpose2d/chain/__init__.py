@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from typing import Any
 
 import torch
@@ -20,7 +18,6 @@ from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_
 _GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
 _NORM = "Tensor? mean, Tensor? rstd, Tensor? gamma, Tensor? beta"
 _END = "int activation, float negative_slope"
-_KERNELS = "fastgan.ops.conv_transpose2d.chain.triton_launch"  # imported on first use: see conv_transpose2d
 _CONVOLUTIONS = {"conv_transpose2d": maps.conv_transpose2d, "conv2d": maps.conv2d}
 _CHANNELS: dict[str, Any] = {
     "conv_transpose2d": lambda weight, groups: weight.shape[1] * groups,
@@ -110,19 +107,12 @@ def _reference_backward(name: str) -> Any:
 
 def _triton(name: str, function: str) -> Any:
     def run(*args: Any) -> tuple[torch.Tensor, ...]:
-        result: tuple[torch.Tensor, ...] = getattr(importlib.import_module(_KERNELS), function)(name, *args)
+        from fastgan.ops.conv_transpose2d.chain import triton_launch  # on first use: see conv_transpose2d
+
+        result: tuple[torch.Tensor, ...] = getattr(triton_launch, function)(name, *args)
         return result
 
     return run
-
-
-@functools.cache
-def _missing() -> str | None:
-    return None if importlib.util.find_spec(_KERNELS) else "the links of a chain have no Triton kernels here"
-
-
-def _triton_supports(*args: Any) -> str | None:
-    return _missing() or triton_runtime.reason(*(arg for arg in args if isinstance(arg, torch.Tensor)))
 
 
 def _define(name: str) -> None:
@@ -133,7 +123,7 @@ def _define(name: str) -> None:
         "(Tensor output, Tensor mean, Tensor rstd)",
         _forward_fake(name),
         [
-            Backend("triton", _triton(name, "forward"), _triton_supports),
+            Backend("triton", _triton(name, "forward"), triton_runtime.reason),
             Backend("reference", _reference_forward(name), always),
         ],
     )
@@ -145,7 +135,7 @@ def _define(name: str) -> None:
         "Tensor grad_beta)",
         _backward_fake(name),
         [
-            Backend("triton", _triton(name, "backward"), _triton_supports),
+            Backend("triton", _triton(name, "backward"), triton_runtime.reason),
             Backend("reference", _reference_backward(name), always),
         ],
     )

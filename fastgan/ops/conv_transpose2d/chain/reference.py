@@ -16,7 +16,7 @@ import torch
 
 from fastgan.ops.common import activation as act
 from fastgan.ops.common.dtypes import accumulate_type
-from fastgan.ops.common.statistics import channels, stats
+from fastgan.ops.common.statistics import channels, stats, through_statistics
 from fastgan.ops.conv_transpose2d import reference
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
 
@@ -80,12 +80,8 @@ def gradient_before(
     grad_output: torch.Tensor, grad_mean: torch.Tensor, grad_rstd: torch.Tensor, result: Output
 ) -> torch.Tensor:
     """The whole gradient of the convolution's output, from those of the three outputs."""
-    output, mean, rstd = result
-    count = output.numel() // max(output.shape[1], 1)
-    centred = output.to(mean.dtype) - channels(mean, output)
-    along = channels(grad_rstd * rstd**3 / count, output)
-    before = grad_output.to(mean.dtype) + channels(grad_mean / count, output) - centred * along
-    return before.to(output.dtype)
+    through = through_statistics(*result, grad_mean, grad_rstd)
+    return (grad_output.to(through.dtype) + through).to(result.output.dtype)
 
 
 def gradients(
@@ -104,7 +100,7 @@ def gradients(
     inner = act.backward(taken, norm.before_activation(input), norm.activation, norm.negative_slope)
     centred = input.to(norm.mean.dtype) - channels(norm.mean, input)
     # in float64, as batch norm's: float32 sums of a few dozen values can lose ten times as much
-    along, total = ((terms).sum(_ROWS, dtype=torch.float64) for terms in (inner * centred, inner))
+    along, total = (terms.sum(_ROWS, dtype=torch.float64) for terms in (inner * centred, inner))
     scale = norm.scale()
     grad_rstd = along if norm.weight is None else along * norm.weight
     vectors = (-scale * total, grad_rstd, along * norm.rstd, total)

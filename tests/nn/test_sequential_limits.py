@@ -37,6 +37,7 @@ DONE = {
     "weight_norm": (lambda m: parametrizations.weight_norm(m[3]), 1),
     "forward": (lambda m: replace_forward(m[3]), 1),
     "forward of the norm": (lambda m: replace_forward(m[2]), 1),
+    "compile": (lambda m: m[3].compile(backend="eager"), 1),
     "eval": (lambda m: m[2].eval(), 1),
     "subclass": (lambda m: setattr(m[3], "__class__", Convolution), 1),
     "synchronised": (lambda m: setattr(m[2], "__class__", fastgan.nn.SyncBatchNormAct2d), 1),

@@ -267,7 +267,7 @@ def select(op: str, *args: Any, gradient: bool = False) -> Backend:
         if reason is not None:
             raise BackendError(f"fastgan: {op} cannot run on the backend {_forced!r} that was asked for: {reason}")
         return row[_forced]
-    if _tables is not None and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and _tables is not None:  # no guard: see has_tables
         fastest = _tables.fastest(op, args, gradient)
         if fastest is not None:
             return fastest

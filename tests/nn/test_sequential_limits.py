@@ -49,6 +49,7 @@ DONE = {
 
 @pytest.mark.parametrize("what", DONE)
 @pytest.mark.filterwarnings("ignore:Full backward hook:UserWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo looks
 def test_what_keeps_a_layer_as_it_is(what):
     fused, plain = pair()
     done, links = DONE[what]

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastgan
+from fastgan import dispatch
 from fastgan import functional as FF
 from fastgan.tuning import tables, timing
 from tests.tuning.conftest import activated, choice, fastest, operands, up
@@ -80,6 +81,22 @@ def test_compiled_code_is_not_compiled_again_for_a_block(clock):
         fastgan.load_tuning()
         with fastgan.autotune():
             call(*operands()).sum().backward()
+
+
+@pytest.mark.parametrize("ask", ["select", "selects"])
+def test_a_choice_within_compiled_code_has_no_guard_on_the_tables(clock, ask):
+    """Where a compiler traces a backward without a gradient of its own, the choice of backend is part of the graph."""
+    arguments = ("conv2d_act_backward",) if ask == "select" else ("triton", "conv2d_act_backward")
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def chosen(image):
+        return image + 1 if getattr(dispatch, ask)(*arguments, image) else image
+
+    image = torch.ones(2, 4, 3, 3)
+    chosen(image)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        fastgan.load_tuning()
+        chosen(image)
 
 
 def test_a_cuda_graph_is_captured_without_timing(monkeypatch):

@@ -36,7 +36,9 @@ _DTYPES = {
 @dataclass(frozen=True)
 class Case:
     """One of the maps between a small image of ``size`` squared with ``cs`` channels and a big one of twice the side
-    with ``cb``, k4 s2 p1; the image maps also with an ``epilogue``, which is a bias and LeakyReLU."""
+    with ``cb``, k4 s2 p1; the image maps also with an ``epilogue``, which is a bias and LeakyReLU; links also at the
+    ``start`` of a chain, where no batch norm is before them, and with ``beside`` more channels of what they take, in a
+    tensor of their own."""
 
     op: str
     cs: int
@@ -46,11 +48,14 @@ class Case:
     dtype: str = "bf16"
     nhwc: bool = True
     epilogue: bool = False
+    start: bool = False
+    beside: int = 0
 
     @property
     def name(self) -> str:
         sides = f"{self.size}x{self.size}→{2 * self.size}x{2 * self.size}"
         end = " with bias and activation" if self.epilogue else ""
+        end += (" at the start" if self.start else "") + (f" with {self.beside} beside" if self.beside else "")
         kind = f"{self.dtype} {'NHWC' if self.nhwc else 'NCHW'}"
         return f"{self.op} {self.cs}→{self.cb}, {sides}, {kind}, batch {self.batch}{end}"
 
@@ -108,6 +113,9 @@ COMPILED = (
     *(Case(op, *LAYERS[2], dtype="fp64") for op in LINKS[1::3]),
     *(Case(op, *LAYERS[2], nhwc=False) for op in LINKS[:3]),
     *(Case(op, *LAYERS[0], batch=8) for op in LINKS[:2]),  # splits sums
+    *(Case(op, *LAYERS[2], batch=n, start=True) for n in (128, 1024) for op in LINKS[3:]),  # D's first
+    *(Case(op, 128, 128, 7, start=True, beside=1) for op in LINKS[:3]),  # the first of the cGAN's G
+    *(Case(op, *LAYERS[2], beside=2, dtype=name) for name in ("bf16", "fp32") for op in LINKS[::3]),
 )
 
 
@@ -137,14 +145,25 @@ def operands(case: Case, device: str) -> tuple[Any, ...]:
     if case.op == "conv2d_weight":
         return small, big, (4, 4), geometry
     if case.op in LINKS:
-        return _link(case, small, big, tensor(case.cs, case.cb, 4, 4), geometry)
+        up = case.op.startswith(OPS[0])
+        size = case.size if up else 2 * case.size
+        beside = tensor(case.batch, case.beside, size, size) if case.beside else None
+        channels = (case.cs + case.beside, case.cb) if up else (case.cs, case.cb + case.beside)
+        return _link(case, small, big, beside, tensor(*channels, 4, 4), geometry)
     source, to = (small, big) if case.op == "conv_transpose2d" else (big, small)
     bias = torch.empty(to.shape[1], dtype=to.dtype, device=device) if case.epilogue else None
     activation = Activation.LEAKY_RELU if case.epilogue else Activation.NONE
     return source, tensor(case.cs, case.cb, 4, 4), bias, tuple(to.shape[2:]), geometry, activation, 0.2
 
 
-def _link(case: Case, small: torch.Tensor, big: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> Any:
+def _link(
+    case: Case,
+    small: torch.Tensor,
+    big: torch.Tensor,
+    beside: torch.Tensor | None,
+    weight: torch.Tensor,
+    geometry: Geometry,
+) -> Any:
     """The arguments of a link's launcher."""
     name, _, part = case.op.partition("_stats")
     source, to = (small, big) if name == "conv_transpose2d" else (big, small)
@@ -154,12 +173,14 @@ def _link(case: Case, small: torch.Tensor, big: torch.Tensor, weight: torch.Tens
         return [torch.empty(like.shape[1], dtype=accumulate, device=like.device) for _ in range(count)]
 
     end = Activation.LEAKY_RELU, 0.2
+    norm = [None] * 4 if case.start else vectors(source, 4)
     if not part:
         running = vectors(to, 2)
         return (
             name,
             source,
-            *vectors(source, 4),
+            *norm,
+            beside,
             weight,
             None,
             *running,
@@ -169,9 +190,9 @@ def _link(case: Case, small: torch.Tensor, big: torch.Tensor, weight: torch.Tens
             1e-5,
             *end,
         )
-    wanted = part == " grad_input", part == " grad_weight"
+    wanted = part == " grad_input", part == " grad_input" and beside is not None, part == " grad_weight"
     gradients = torch.empty_like(to), *vectors(to, 2), to, *vectors(to, 2)
-    return name, *gradients, source, *vectors(source, 4), weight, *wanted, *geometry, *end
+    return name, *gradients, source, *norm, beside, weight, *wanted, *geometry, *end
 
 
 def launcher(case: Case) -> Any:

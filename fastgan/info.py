@@ -67,14 +67,16 @@ def _link(op: str) -> Callable[[torch.device], tuple[Any, ...]]:
                 *(vector,) * 2,
                 input,
                 *(vector,) * 4,
+                None,
                 weight,
+                True,
                 True,
                 True,
                 *geometry,
                 *end,
             )
-        running = vector.clone(), vector.clone()
-        return (input, *(vector,) * 4, weight, None, *running, tuple(output.shape[2:]), *geometry, 0.1, 1e-5, *end)
+        size, running = tuple(output.shape[2:]), (vector.clone(), vector.clone())
+        return (input, *(vector,) * 4, None, weight, None, *running, size, *geometry, 0.1, 1e-5, *end)
 
     return arguments
 

@@ -49,6 +49,7 @@ def may_link(
     bias: torch.Tensor | None,
     options: Options,
     only_kernels: bool,
+    beside: torch.Tensor | None = None,
 ) -> bool:
     """Whether a link may stand for a convolution and the batch norm after it: its output has values enough, and the
     backend that was forced has it; with ``only_kernels``, and kernels of ours are chosen for it.
@@ -56,10 +57,16 @@ def may_link(
     Args:
         name: "conv_transpose2d" or "conv2d"; input, weight and bias are those of the convolution.
         options: stride, padding, output_padding, groups, dilation.
+        beside: channels that the convolution takes after the input's.
     """
     if input.dim() != 4:
         return False
-    geometry, size = sizes(name, input, weight, bias, options)
+    shape = input.shape
+    if beside is not None:
+        if not _fits(beside, input) or options[3] != 1:
+            return False
+        shape = torch.Size((shape[0], shape[1] + beside.shape[1], *shape[2:]))
+    geometry, size = sizes(name, shape, weight, bias, options)
     channels = weight.shape[0] if name == "conv2d" else weight.shape[1] * geometry.groups
     if not _enough(torch.Size((input.shape[0], channels, *size))):
         return False
@@ -68,9 +75,15 @@ def may_link(
     else:
         vectors = (None,) * 4
         running = (None, None)
-        arguments = (input, *vectors, weight, bias, *running, size, *geometry, 0.1, 1e-5, 0, 0.0)
+        arguments = (input, *vectors, beside, weight, bias, *running, size, *geometry, 0.1, 1e-5, 0, 0.0)
         backend = dispatch.would_run(f"{name}_stats", *arguments)
     return backend is not None and not (only_kernels and backend == "reference")
+
+
+def _fits(beside: torch.Tensor, input: torch.Tensor) -> bool:
+    """Whether a link takes the one beside the other. What does not fit is left to ``torch.cat`` and its errors."""
+    same = beside.dtype is input.dtype and beside.device == input.device and beside.dim() == 4
+    return same and (beside.shape[0], *beside.shape[2:]) == (input.shape[0], *input.shape[2:])
 
 
 def _enough(size: torch.Size) -> bool:
@@ -86,5 +99,5 @@ def _of_device(name: str, device: str, forced: str | None) -> str | None:
     forced backend."""
     input, weight = torch.empty(FEW, 1, 1, 1, device=device), torch.empty(1, 1, 1, 1, device=device)
     geometry = ((1, 1), (0, 0), (1, 1), 1)
-    arguments = (input, *(None,) * 4, weight, None, None, None, (1, 1), *geometry, 0.1, 1e-5, 0, 0.0)
+    arguments = (input, *(None,) * 5, weight, None, None, None, (1, 1), *geometry, 0.1, 1e-5, 0, 0.0)
     return dispatch.would_run(f"{name}_stats", *arguments)

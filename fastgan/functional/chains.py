@@ -37,6 +37,7 @@ def conv_transpose2d_stats(
     dilation: Ints = 1,
     *,
     norm: Norm | None = None,
+    beside: torch.Tensor | None = None,
     running_mean: torch.Tensor | None = None,
     running_var: torch.Tensor | None = None,
     momentum: float = 0.1,
@@ -56,6 +57,8 @@ def conv_transpose2d_stats(
             None without one: statistics as :func:`batch_norm_stats` or another link gave them, ``[C_in]`` of float32
             (float64 for float64); gamma and beta ``[C_in]`` or None, the input's dtype, or float32 with a float16 or
             bfloat16 input; "relu", "leaky_relu" or "none".
+        beside: ``[N, C_beside, H, W]`` or None: channels that the convolution takes after those, without batch norm, as
+            if ``torch.cat`` had put them there; the weight then has ``C_in + C_beside``. Without groups.
         running_mean, running_var: ``[C_out]`` of the batch norm after the convolution or None; updated in place, the
             variance unbiased.
         momentum: share of the new statistics in the running ones.
@@ -70,14 +73,14 @@ def conv_transpose2d_stats(
     before it is cast.
 
     Raises:
-        ValueError: an input that is not 4-D; one value per channel of the output; one running statistic without the
-            other; what :func:`conv_transpose2d` and :func:`batch_norm_act` raise it for.
-        RuntimeError: as in :func:`conv_transpose2d`; a vector that does not have the channels' number of elements, or
-            sits on another device.
+        ValueError: an input that is not 4-D; ``beside`` with groups; one value per channel of the output; one running
+            statistic without the other; what :func:`conv_transpose2d` and :func:`batch_norm_act` raise it for.
+        RuntimeError: as in :func:`conv_transpose2d`; ``beside`` of another size, dtype or device than the input; a
+            vector that does not have the channels' number of elements, or sits on another device.
         TypeError: a dtype that does not fit.
 
-    Gradient order: any, with respect to input, weight, bias and the four vectors of ``norm``; second and higher orders
-    run through torch's ops (eager only).
+    Gradient order: any, with respect to input, weight, bias, ``beside`` and the four vectors of ``norm``; second and
+    higher orders run through torch's ops (eager only).
 
     Source: Ioffe & Szegedy 2015, section 3, whose backward is cut at its reductions; a fused prologue and epilogue.
 
@@ -91,7 +94,8 @@ def conv_transpose2d_stats(
         torch.Size([2, 3, 8, 8])
     """
     options = (stride, padding, output_padding, groups, dilation)
-    return _link("conv_transpose2d", input, weight, bias, options, norm, (running_mean, running_var), momentum, eps)
+    running = running_mean, running_var
+    return _link("conv_transpose2d", input, weight, bias, options, norm, beside, running, momentum, eps)
 
 
 @overridable
@@ -105,6 +109,7 @@ def conv2d_stats(
     groups: int = 1,
     *,
     norm: Norm | None = None,
+    beside: torch.Tensor | None = None,
     running_mean: torch.Tensor | None = None,
     running_var: torch.Tensor | None = None,
     momentum: float = 0.1,
@@ -115,7 +120,7 @@ def conv2d_stats(
     Args:
         input: ``[N, C_in, H, W]``, from before its batch norm.
         weight, bias, stride, padding, dilation, groups: as in :func:`conv2d`, ``padding="same"`` too.
-        norm, running_mean, running_var, momentum, eps: as in :func:`conv_transpose2d_stats`.
+        norm, beside, running_mean, running_var, momentum, eps: as in :func:`conv_transpose2d_stats`.
 
     Returns:
         (output, mean, rstd): the output ``[N, C_out, H_out, W_out]`` as :func:`conv2d` gives it, and two vectors
@@ -124,8 +129,8 @@ def conv2d_stats(
     Raises:
         ValueError, RuntimeError, TypeError: as in :func:`conv_transpose2d_stats`, of :func:`conv2d`.
 
-    Gradient order: any, with respect to input, weight, bias and the four vectors of ``norm``; second and higher orders
-    run through torch's ops (eager only).
+    Gradient order: any, with respect to input, weight, bias, ``beside`` and the four vectors of ``norm``; second and
+    higher orders run through torch's ops (eager only).
 
     Example:
         >>> import torch
@@ -134,7 +139,8 @@ def conv2d_stats(
         (torch.Size([2, 5, 3, 3]), [48.0, 48.0, 48.0, 48.0, 48.0])
     """
     options = (stride, padding, 0, groups, dilation)
-    return _link("conv2d", input, weight, bias, options, norm, (running_mean, running_var), momentum, eps)
+    running = running_mean, running_var
+    return _link("conv2d", input, weight, bias, options, norm, beside, running, momentum, eps)
 
 
 @overridable
@@ -234,6 +240,7 @@ def _link(
     bias: torch.Tensor | None,
     options: Options,
     norm: Norm | None,
+    beside: torch.Tensor | None,
     running: tuple[torch.Tensor | None, torch.Tensor | None],
     momentum: float,
     eps: float,
@@ -251,15 +258,36 @@ def _link(
         check_floating("input", input)
         vectors = (mean, rstd, gamma, beta)
         _check_before(function, input, vectors)
-    low, weight, bias = autocast_low(input, weight, bias)
+    low, beside, weight, bias = autocast_low(input, beside, weight, bias)
     if norm is not None and low.dtype is not input.dtype:
         (low,) = autocast_low(_chained.normalize(input, mean, rstd, gamma, beta, act, slope))
         vectors, act = (None, None, None, None), _activation.Activation.NONE
     _geometry.check_tensors(function, low, weight, bias)
-    geometry, size = sizes(name, low, weight, bias, options)
+    if beside is not None:
+        _check_beside(function, beside, low, options[3])
+    shape = torch.Size((low.shape[0], low.shape[1] + (0 if beside is None else beside.shape[1]), *low.shape[2:]))
+    geometry, size = sizes(name, shape, weight, bias, options)
     channels = weight.shape[1] * geometry.groups if name == "conv_transpose2d" else weight.shape[0]
     _check_after(function, low, torch.Size((low.shape[0], channels, *size)), running, momentum, eps)
-    return _chain.link(name, low, vectors, weight, bias, running, size, geometry, momentum, eps, act, slope)
+    return _chain.link(name, low, vectors, beside, weight, bias, running, size, geometry, momentum, eps, act, slope)
+
+
+def _check_beside(function: str, beside: torch.Tensor, input: torch.Tensor, groups: int) -> None:
+    """The channels fit beside the input's."""
+    if not isinstance(beside, torch.Tensor):
+        raise TypeError(f"{function}(): argument 'beside' must be Tensor, not {type(beside).__name__}")
+    if groups != 1:
+        raise ValueError(f"{function}: beside must be None where there are groups, but groups is {groups}")
+    if beside.dtype is not input.dtype or beside.device != input.device:
+        raise RuntimeError(
+            f"{function}: expected beside to be {input.dtype} on {input.device} as input is, but it is {beside.dtype} "
+            f"on {beside.device}"
+        )
+    if beside.dim() != 4 or (beside.shape[0], *beside.shape[2:]) != (input.shape[0], *input.shape[2:]):
+        raise RuntimeError(
+            f"{function}: Sizes of tensors must match except in dimension 1, but input has size {list(input.shape)} "
+            f"and beside {list(beside.shape)}"
+        )
 
 
 def _check_before(function: str, input: torch.Tensor, vectors: Vectors) -> None:

@@ -90,7 +90,7 @@ def conv_transpose2d(
         ).squeeze(0)
     input, weight, bias = autocast_low(input, weight, bias)
     _geometry.check_tensors(name, input, weight, bias)
-    geometry, size = sizes(name, input, weight, bias, options)
+    geometry, size = sizes(name, input.shape, weight, bias, options)
     act = _activation.parse_after_convolution(activation, negative_slope)
     by_torch = _conv_small.left_to_torch(name, input, weight, bias, size, geometry, options, activation, negative_slope)
     if by_torch is not None:
@@ -167,7 +167,7 @@ def conv2d(
         ).squeeze(0)
     input, weight, bias = autocast_low(input, weight, bias)
     _geometry.check_tensors(name, input, weight, bias)
-    geometry, size = sizes(name, input, weight, bias, (stride, padding, 0, groups, dilation))
+    geometry, size = sizes(name, input.shape, weight, bias, (stride, padding, 0, groups, dilation))
     act = _activation.parse_after_convolution(activation, negative_slope)
     by_torch = _conv_small.left_to_torch(name, input, weight, bias, size, geometry, options, activation, negative_slope)
     if by_torch is not None:
@@ -180,11 +180,12 @@ def conv2d(
 
 
 def sizes(
-    name: str, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: Options
+    name: str, shape: torch.Size, weight: torch.Tensor, bias: torch.Tensor | None, options: Options
 ) -> tuple[_geometry.Geometry, _geometry.Pair]:
-    """(the geometry, the output's size) of "conv_transpose2d" or "conv2d"; the options and shapes are checked."""
+    """(the geometry, the output's size) of "conv_transpose2d" or "conv2d" of an input of that shape; the options and
+    shapes are checked."""
     stride, padding, output_padding, groups, dilation = options
-    shapes = input.shape, weight.shape, None if bias is None else bias.shape
+    shapes = shape, weight.shape, None if bias is None else bias.shape
     step = _geometry.pair("stride", stride, name)
     before = padding if isinstance(padding, str) else _geometry.pair("padding", padding, name)
     after = (0, 0) if name == "conv2d" else _geometry.pair("output_padding", output_padding, name)

@@ -56,8 +56,7 @@ class CGANGenerator(nn.Module):
         checks.check_labels(labels, z.shape[0], self.classes)
         y1 = self.project(z).reshape(-1, 128, 7, 7)  # [N, 100] -> [N, 6272] -> [N, 128, 7, 7]
         y2 = self.label_plane(self.embed(labels)).reshape(-1, 1, 7, 7)  # [N] -> [N, 50] -> [N, 49] -> [N, 1, 7, 7]
-        x = torch.cat([y1, y2], dim=1)  # -> [N, 129, 7, 7]
-        x = self.stages(x)  # -> [N, 64, 28, 28]
+        x = self.stages(y1, beside=y2)  # [N, 128 + 1, 7, 7] -> [N, 64, 28, 28]
         return self.to_image(x)  # -> [N, 1, 28, 28]
 
 

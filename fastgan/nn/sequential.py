@@ -42,8 +42,10 @@ class FusedSequential(nn.Sequential):
             time.
 
     Shape:
-        ``forward(input, first=None)``: what the first layer takes. ``first`` is a layer that is run before the children
-        as if it were one of them, for a batch norm whose parameters have another place.
+        ``forward(input, first=None, beside=None)``: what the first layer takes. ``first`` is a layer that is run before
+        the children as if it were one of them, for a batch norm whose parameters have another place. ``beside``
+        ``[N, C, H, W]`` are further channels of what the first child takes, as if ``torch.cat`` had put them after the
+        others; a chain that starts there does not store the two together.
 
     Example:
         >>> import torch
@@ -67,26 +69,31 @@ class FusedSequential(nn.Sequential):
             found.fuse = self.fuse
         return found
 
-    def forward(self, input: torch.Tensor, first: nn.Module | None = None) -> torch.Tensor:
-        """Args: input: what the first layer takes; first: a layer to run before the children."""
-        if isinstance(first, Proxy):  # a default that torch.fx made an input of the graph
-            first = None
+    def forward(
+        self, input: torch.Tensor, first: nn.Module | None = None, beside: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Args: input: what the first layer takes; first: a layer to run before the children; beside: channels that the
+        first child takes after the others."""
+        first, beside = None if _is_default(first) else first, None if _is_default(beside) else beside
         if not self._may_chain(input):
-            return super().forward(input if first is None else first(input))
+            return super().forward(_beside(input if first is None else first(input), beside))
         layers = [*(() if first is None else (first,)), *_flat(self, self.fuse)]
         x, pending, i = input, None, 0
         while i < len(layers):
             layer, after = layers[i], layers[i + 1 : i + 3]
-            if after and self._is_link(x, layer, after[0]):
-                x, pending = _link(x, pending, layer, after[0])
+            if beside is not None and layer is not first and not (after and self._is_link(x, beside, layer, after[0])):
+                x, pending, beside = _beside(_normalized(x, pending), beside), None, None
+            if after and self._is_link(x, beside, layer, after[0]):
+                x, pending = _link(x, pending, beside, layer, after[0])
+                beside = None
                 i += 2
                 continue
-            if pending is None and len(after) == 2 and _starts(x, layer) and self._is_link(x, *after):
+            if pending is None and len(after) == 2 and _starts(x, layer) and self._is_link(x, beside, *after):
                 pending = _start(x, layer)
             else:
                 x, pending = layer(_normalized(x, pending)), None
             i += 1
-        return _normalized(x, pending)
+        return _beside(_normalized(x, pending), beside)
 
     def _may_chain(self, input: Any) -> bool:
         if self.fuse is False or not chain_rules.ordinary(input) or not isinstance(input, torch.Tensor):
@@ -95,19 +102,20 @@ class FusedSequential(nn.Sequential):
             return False
         return chain_rules.transparent() and not any(getattr(nn.modules.module, hooks) for hooks in _GLOBAL_HOOKS)
 
-    def _is_link(self, x: Any, layer: nn.Module, norm: nn.Module) -> bool:
-        """Whether the two layers run as one link on ``x``."""
+    def _is_link(self, x: Any, beside: Any, layer: nn.Module, norm: nn.Module) -> bool:
+        """Whether the two layers run as one link on ``x`` and the channels beside it."""
         if not (_is_convolution(layer) and _is_norm(norm) and isinstance(x, torch.Tensor)):
             return False
         name, options = _geometry_of(layer)
         weight, bias = layer.weight, layer.bias
-        return chain_rules.ordinary(x) and chain_rules.may_link(
+        return chain_rules.ordinary(x, beside) and chain_rules.may_link(
             name,
             x,
             weight,  # type: ignore[arg-type]
             bias,  # type: ignore[arg-type]
             options,
             only_kernels=self.fuse is None,
+            beside=beside,
         )
 
 
@@ -163,7 +171,9 @@ def _start(x: torch.Tensor, norm: Any) -> Norm:
     return _with_statistics(norm, mean, rstd)
 
 
-def _link(x: torch.Tensor, pending: Norm | None, layer: Any, norm: Any) -> tuple[torch.Tensor, Norm]:
+def _link(
+    x: torch.Tensor, pending: Norm | None, beside: torch.Tensor | None, layer: Any, norm: Any
+) -> tuple[torch.Tensor, Norm]:
     """The convolution after the pending batch norm, and the next one that is pending."""
     name, (stride, padding, output_padding, groups, dilation) = _geometry_of(layer)
     extra = {"output_padding": output_padding} if name == "conv_transpose2d" else {}
@@ -178,6 +188,7 @@ def _link(x: torch.Tensor, pending: Norm | None, layer: Any, norm: Any) -> tuple
         groups=groups,
         dilation=dilation,
         norm=pending,
+        beside=beside,
         running_mean=running_mean,
         running_var=running_var,
         momentum=momentum,
@@ -189,6 +200,15 @@ def _link(x: torch.Tensor, pending: Norm | None, layer: Any, norm: Any) -> tuple
 
 def _with_statistics(norm: Any, mean: torch.Tensor, rstd: torch.Tensor) -> Norm:
     return mean, rstd, norm.weight, norm.bias, norm.activation, norm.negative_slope
+
+
+def _is_default(value: object) -> bool:
+    """Whether it is the default None, which torch.fx makes an input of the graph."""
+    return isinstance(value, Proxy) and value.node.op == "placeholder" and value.node.args == (None,)
+
+
+def _beside(x: torch.Tensor, beside: torch.Tensor | None) -> torch.Tensor:
+    return x if beside is None else torch.cat((x, beside), 1)
 
 
 def _normalized(x: torch.Tensor, pending: Norm | None) -> torch.Tensor:

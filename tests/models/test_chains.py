@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
 from fastgan import dispatch, models
@@ -51,6 +52,30 @@ NETWORKS = {
     "dcgan": (models.DCGANGenerator, models.DCGANDiscriminator),
     "cgan": (models.CGANGenerator, models.CGANDiscriminator),
 }
+
+
+class Shapes(TorchDispatchMode):
+    """The channels of all tensors that each op is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[int]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls.setdefault(func.name(), [t.shape[1] for t in args if isinstance(t, torch.Tensor) and t.dim() == 4])
+        return func(*args, **kwargs or {})
+
+
+def test_a_generators_label_is_beside_its_image() -> None:
+    """A chain does not concatenate the two."""
+    network = models.CGANGenerator()
+    for fuse in (True, False):
+        network.stages.fuse = fuse
+        with torch.no_grad(), Shapes() as shapes:
+            network(torch.randn(16, 100), torch.arange(16) % 10)
+        assert ("aten::cat" in shapes.calls) == (not fuse)
+        if fuse:
+            assert shapes.calls["fastgan::conv_transpose2d_stats"] == [128, 1, 128]  # the weight's: of the output
 
 
 @pytest.mark.parametrize("name", NETWORKS)

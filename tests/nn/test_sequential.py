@@ -10,6 +10,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
 from fastgan import dispatch
@@ -159,6 +160,62 @@ def test_first_is_a_layer_before_the_others():
     assert int(norm.num_batches_tracked) == 1
     assert_tight("running_mean", norm.running_mean, plain[0].running_mean)
     assert "first" not in dict(fused.named_modules())
+
+
+class Concatenations(TorchDispatchMode):
+    """How often anything is concatenated."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.cat.default
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("start", ["link", "norm then link", "first then link", "first alone", "no link", "nothing"])
+def test_channels_beside_the_input(start):
+    """As after torch.cat, which a chain that starts with them does without."""
+    norm, up = BatchNormAct2d(3), ConvTranspose2d(4, 6, 4, 2, 1, bias=False)
+    children = {
+        "link": [up, BatchNormAct2d(6), Conv2d(6, 5, 3), BatchNormAct2d(5)],
+        "norm then link": [BatchNormAct2d(4), up, BatchNormAct2d(6)],
+        "first then link": [up, BatchNormAct2d(6)],
+        "first alone": [],
+        "no link": [up, nn.Tanh()],
+        "nothing": [],
+    }[start]
+    first = norm.double() if start.startswith("first") else None
+    fused, plain = FusedSequential(*children, fuse=True).double(), nn.Sequential(*copy.deepcopy(children)).double()
+    results = []
+    for model, before in ((fused, first), (plain, copy.deepcopy(first))):
+        torch.manual_seed(0)
+        x, beside = (torch.randn(4, channels, 4, 5, dtype=torch.float64, requires_grad=True) for channels in (3, 1))
+        with dispatch.trace() as calls, Concatenations() as concatenations:
+            if model is fused:
+                output = model(x, first=before, beside=beside)
+            else:
+                output = model(torch.cat((x if before is None else before(x), beside), 1))
+        links = linked(op for op, _ in calls)
+        output.square().sum().backward()
+        leaves = [x, beside, *model.parameters(), *(before.parameters() if before else ())]
+        results.append((links, concatenations.count, [output.detach(), *(leaf.grad for leaf in leaves)]))
+    links, concatenated, mine = results[0]
+    assert links == {"link": 2, "norm then link": 1, "first then link": 1}.get(start, 0)
+    assert concatenated == (start not in ("link", "first then link"))
+    for i, (one, other) in enumerate(zip(mine, results[1][2], strict=True)):
+        assert_tight(f"{i}", one, other)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_channels_that_do_not_fit_beside_the_input_raise_torchs_error(fuse):
+    up = FusedSequential(ConvTranspose2d(4, 6, 4, 2, 1), BatchNormAct2d(6), fuse=fuse)
+    x = torch.randn(4, 3, 4, 5)
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match except in dimension 1"):
+        up(x, beside=torch.randn(4, 1, 5, 5))
+    with pytest.raises(RuntimeError, match="to have 4 channels, but got 5 channels instead"):
+        up(x, beside=torch.randn(4, 2, 4, 5))
 
 
 def test_nested_sequentials_are_one_chain():

@@ -138,10 +138,11 @@ def test_a_graph_of_fx_has_the_layers():
             self.norm, *rest = layers()
             self.stages = FusedSequential(*rest, fuse=True)
 
-        def forward(self, x):
-            return self.stages(x, first=self.norm)
+        def forward(self, x, beside):
+            return self.stages(x, first=self.norm, beside=beside)
 
     graph = torch.fx.symbolic_trace(Model())
+    assert [n.target for n in graph.graph.nodes if n.op == "call_function"] == [torch.cat]
     assert [n.target for n in graph.graph.nodes if n.op == "call_module"] == [
         "norm",
         *(f"stages.{i}" for i in range(5)),

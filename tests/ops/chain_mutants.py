@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+_TAPS = "fastgan/ops/conv_transpose2d/triton_taps.py"
 _OPERANDS = "fastgan/ops/common/triton_operands.py"
 _STATISTICS = "fastgan/ops/common/triton_statistics.py"
 _KERNELS = "fastgan/ops/conv_transpose2d/triton_kernels.py"
@@ -56,6 +57,21 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     ("splits_of_a_link_without_the_bias", _STATISTICS,
      "    if bias_ptr is not None:", "    if bias_ptr is None:",
      f"{_TESTS} -k 'every_tile and 20'"),
+    ("channels_beside_in_every_split", _KERNELS,
+     "h, skip_h, tl.where(split == 0, count_h, 0), first_h", "h, skip_h, count_h, first_h",
+     f"{_TESTS} -k 'beside_in_splits and conv_transpose2d'"),
+    ("channels_beside_by_the_first_weights", _KERNELS,
+     "more = weight_ptr + tl.full((), cb, OFFSET) * wt_b + channel", "more = weight_ptr + channel",
+     f"{_TESTS} -k 'beside_those and layer and conv2d'"),
+    ("channels_beside_outside_the_image", _TAPS,
+     "inside = pixel & (i_h >= 0) & (i_h < size_h) &", "inside = pixel & (i_h < size_h) &",
+     f"{_TESTS} -k 'beside_those and layer'"),
+    ("first_channel_beside_for_all", _TAPS,
+     "n * image_n + c * image_c + i_h", "n * image_n + i_h",
+     f"{_TESTS} -k 'beside_those and layer and 3'"),
+    ("weights_beside_in_the_wrong_half", _LAUNCH,
+     "torch.cat(parts, 0 if transposed else 1)", "torch.cat(parts[::-1], 0 if transposed else 1)",
+     f"{_TESTS} -k 'beside_those and layer'"),
     ("vectors_of_any_stride_read_as_dense", _LAUNCH,
      "return mean.contiguous(), rstd.contiguous(),", "return mean, rstd,",
      f"{_TESTS} -k 'operands and mixed'"),

@@ -19,15 +19,19 @@ DILATED = Conv("dilation", (5, 4), (3, 2), (1, 2), (1, 0), dilation=(2, 1), chan
 rule_cases = pytest.mark.parametrize("case", [CHAINED, GROUPED, DILATED], ids=lambda case: case.name)
 
 
-def operands(case, transposed, bias=True, affine=True):
-    """[input, mean, rstd, gamma, beta, weight, bias] in float64; the statistics are not quite the input's."""
+def operands(case, transposed, bias=True, affine=True, beside=0):
+    """[input, mean, rstd, gamma, beta, beside, weight, bias] in float64; the statistics are not quite the input's, and
+    ``beside`` has so many channels."""
     shape = case.small_shape if transposed else case.big_shape
     x, gamma, beta, _ = batch_norm_tensors(shape)
     mean = x.mean((0, 2, 3)) + 0.05
     rstd = 1.1 / x.std((0, 2, 3))
     channels = case.channels[1 if transposed else 0]
-    weight = torch.randn(case.weight_shape, dtype=torch.float64)
+    sizes = list(case.weight_shape)
+    sizes[0 if transposed else 1] += beside
+    weight = torch.randn(sizes, dtype=torch.float64)
     vectors = [gamma, beta] if affine else [None, None]
+    vectors.append(torch.randn(shape[0], beside, *shape[2:], dtype=torch.float64) if beside else None)
     return [x, mean, rstd, *vectors, weight, torch.randn(channels).double() if bias else None]
 
 
@@ -40,9 +44,9 @@ def at(dtype, tensors):
 def our_link(case, transposed, activation, **kwargs):
     options = case.options(transposed) | kwargs
 
-    def run(x, mean, rstd, gamma, beta, weight, bias):
+    def run(x, mean, rstd, gamma, beta, beside, weight, bias):
         norm = None if mean is None else (mean, rstd, gamma, beta, activation, SLOPE)
-        return LINKS[transposed](x, weight, bias, norm=norm, **options)
+        return LINKS[transposed](x, weight, bias, norm=norm, beside=beside, **options)
 
     return run
 
@@ -52,7 +56,7 @@ def torchs_link(case, transposed, activation):
     convolution, options = conv_functions(transposed)[1], case.options(transposed)
     act = {"none": lambda z: z, "relu": F.relu, "leaky_relu": lambda z: F.leaky_relu(z, SLOPE)}[activation]
 
-    def run(x, mean, rstd, gamma, beta, weight, bias):
+    def run(x, mean, rstd, gamma, beta, beside, weight, bias):
         taken = x
         if mean is not None:
             shape = (1, -1, 1, 1)
@@ -60,6 +64,7 @@ def torchs_link(case, transposed, activation):
             z = z if gamma is None else z * gamma.view(shape)
             z = z if beta is None else z + beta.view(shape)
             taken = act(z).to(x.dtype)
+        taken = taken if beside is None else torch.cat((taken, beside), 1)
         output = convolution(taken, weight, bias, **options)
         acc = torch.float64 if x.dtype is torch.float64 else torch.float32
         var, mean = torch.var_mean(output.to(acc), (0, 2, 3), correction=0)
@@ -90,14 +95,14 @@ def assert_near(name, mine, torchs, judge):
         assert_rule(name, mine, torchs, judge)
 
 
-NAMES = ("input", "mean", "rstd", "gamma", "beta", "weight", "bias")
+NAMES = ("input", "mean", "rstd", "gamma", "beta", "beside", "weight", "bias")
 
 
 def compare(case, transposed, activation, tensors, dtype, device, layout="nchw"):
     """Outputs and all gradients of a link by the rule."""
     mine, theirs = our_link(case, transposed, activation), torchs_link(case, transposed, activation)
     given = [None if t is None else t.to(device) for t in at(dtype, tensors)]
-    given[0], given[5] = LAYOUTS[layout](given[0]), LAYOUTS[layout](given[5])
+    given = [LAYOUTS[layout](t) if t is not None and t.dim() == 4 else t for t in given]
     judges = wide(given)
     seeds = [seed.to(device) for seed in cotangents(theirs(*judges))]
     results = [with_gradients(f, t, seeds) for f, t in ((mine, given), (theirs, given), (theirs, judges))]

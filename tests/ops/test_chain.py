@@ -22,6 +22,7 @@ from tests.ops.cases import (
     wide,
 )
 from tests.ops.links import (
+    CHAINED,
     EPS,
     GROUPED,
     LINKS,
@@ -60,12 +61,26 @@ def test_what_a_link_may_be_without(what, transposed, dtype, device, link_backen
     compare(GROUPED, transposed, "relu", tensors, dtype, device)
 
 
+@dtypes
+@directions
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("norm", [True, False], ids=["norm", "no-norm"])
+def test_channels_beside_those_of_the_input(norm, channels, transposed, dtype, device, link_backend):
+    tensors = operands(CHAINED, transposed, beside=channels)
+    if not norm:
+        tensors[1:5] = [None] * 4
+    compare(CHAINED, transposed, "leaky_relu", tensors, dtype, device, "nhwc" if norm else "nchw")
+
+
 @conv_cases
 @directions
-def test_every_geometry(case, transposed, device, link_backend):
+@pytest.mark.parametrize("beside", [0, 2])
+def test_every_geometry(beside, case, transposed, device, link_backend):
     """In float64, as tight as an order of summation allows."""
+    if beside and case.groups > 1:
+        pytest.skip("no channels beside groups")
     mine, theirs = our_link(case, transposed, "leaky_relu"), torchs_link(case, transposed, "leaky_relu")
-    given = [t.to(device) for t in operands(case, transposed)]
+    given = [t if t is None else t.to(device) for t in operands(case, transposed, beside=beside)]
     outputs = theirs(*given)
     if outputs[0].numel() // outputs[0].shape[1] < 2:
         pytest.skip("one value per channel")
@@ -145,10 +160,12 @@ def test_a_chain_by_the_rule(dtype, device, link_backend):
 
 
 @directions
-def test_gradgradcheck(transposed, device):
+@pytest.mark.parametrize("beside", [0, 1])
+def test_gradgradcheck(beside, transposed, device):
     """Higher orders are made of torch's ops and the convolutions' own Functions, whatever the backend."""
     case = Conv("small", (2, 3), (2, 2), (2, 1), channels=(2, 2))
-    tensors = [t.to(device).requires_grad_() for t in operands(case, transposed)]
+    tensors = operands(case, transposed, beside=beside)
+    tensors = [t if t is None else t.to(device).requires_grad_() for t in tensors]
     function = our_link(case, transposed, "leaky_relu")
     with fastgan.use_backend("reference"):
         assert torch.autograd.gradcheck(function, tensors)
@@ -167,19 +184,26 @@ def test_gradgradcheck_of_the_ends(device, link_backend):
 
 
 @directions
-def test_every_mask_of_gradients(transposed, device, link_backend):
-    """All 128 masks: each gradient that is wanted is the one of all together, and no other is made."""
-    tensors = [t.to(device) for t in operands(GROUPED, transposed)]
-    function = our_link(GROUPED, transposed, "relu")
+@pytest.mark.parametrize("beside", [0, 2])
+def test_every_mask_of_gradients(beside, transposed, device, link_backend):
+    """All 128 or 256 masks: each gradient that is wanted is the one of all together, and no other is made."""
+    case = CHAINED if beside else GROUPED
+    tensors = [t if t is None else t.to(device) for t in operands(case, transposed, beside=beside)]
+    names = [name for name, tensor in zip(NAMES, tensors, strict=True) if tensor is not None]
+    tensors, link = [t for t in tensors if t is not None], our_link(case, transposed, "relu")
+
+    def function(*given):
+        return link(*given) if beside else link(*given[:5], None, *given[5:])
+
     seeds = [seed.to(device) for seed in cotangents(function(*tensors))]
     everything = with_gradients(function, tensors, seeds)[1]
     # with kernels each gradient alone, and all but each: what is made of them is made behind the op
-    alone = [1 << i for i in range(7)]
-    masks = range(1, 128) if link_backend == "reference" else (*alone, *(127 - mask for mask in alone))
+    alone, every = [1 << i for i in range(len(names))], (1 << len(names)) - 1
+    masks = range(1, every + 1) if link_backend == "reference" else (*alone, *(every - mask for mask in alone))
     for mask in masks:
         leaves = [t.detach().requires_grad_(bool(mask >> i & 1)) for i, t in enumerate(tensors)]
         torch.autograd.backward(function(*leaves), seeds)
         for i, (leaf, expected) in enumerate(zip(leaves, everything, strict=True)):
             assert (leaf.grad is not None) == bool(mask >> i & 1)
             if leaf.grad is not None:
-                assert_tight(NAMES[i], leaf.grad, expected)
+                assert_tight(names[i], leaf.grad, expected)

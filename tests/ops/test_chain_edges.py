@@ -40,7 +40,7 @@ from tests.ops.links import (
 )
 @directions
 def test_running_statistics(transposed, buffers, dtype, momentum, device, link_backend):
-    tensors = [t.to(device) for t in at(dtype, operands(GROUPED, transposed))]
+    tensors = [t if t is None else t.to(device) for t in at(dtype, operands(GROUPED, transposed))]
     channels = GROUPED.channels[1 if transposed else 0]
     start = [torch.randn(channels, device=device).to(buffers), torch.rand(channels, device=device).to(buffers)]
     mine = [t.clone() for t in start]
@@ -59,14 +59,15 @@ def test_running_statistics(transposed, buffers, dtype, momentum, device, link_b
         assert_rule(f"{name} at the start of a chain", *results)
 
 
-@pytest.mark.parametrize("place", ["input", "weight", "output", "mean"])
+@pytest.mark.parametrize("place", ["input", "beside", "weight", "output", "mean"])
 def test_an_edit_of_what_backward_needs_raises(place, device, link_backend):
-    tensors = [t.to(device) for t in operands(CHAINED, True)]
+    tensors = [t.to(device) for t in operands(CHAINED, True, beside=1)]
     leaves = [t.detach().clone().requires_grad_() for t in tensors]
     shifted = [leaf * 1 for leaf in leaves]
     output, mean, _ = our_link(CHAINED, True, "relu")(*shifted)
     with torch.no_grad():
-        {"input": shifted[0], "weight": shifted[5], "output": output, "mean": mean}[place].add_(1)
+        changed = {"input": shifted[0], "beside": shifted[5], "weight": shifted[6], "output": output, "mean": mean}
+        changed[place].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
 
@@ -76,16 +77,16 @@ def test_an_edit_of_what_backward_needs_raises(place, device, link_backend):
 @dtypes
 def test_nan_stays_in_its_channel(transposed, dtype, device, link_backend):
     """Of the output, where it comes from the weight; and of its group, where it comes from the input."""
-    tensors = [t.to(device) for t in at(dtype, operands(GROUPED, transposed))]
+    tensors = [t if t is None else t.to(device) for t in at(dtype, operands(GROUPED, transposed))]
     link = our_link(GROUPED, transposed, "relu")
     clean = link(*tensors)
-    poisoned = [t.clone() for t in tensors]
-    poisoned[5][(0, 1) if transposed else 1] = float("nan")
+    poisoned = [t if t is None else t.clone() for t in tensors]
+    poisoned[6][(0, 1) if transposed else 1] = float("nan")
     for result, expected in zip(link(*poisoned), clean, strict=True):
         assert [bool(row.isnan().any()) for row in result.transpose(0, min(1, result.dim() - 1))] == [
             channel == 1 for channel in range(expected.shape[min(1, expected.dim() - 1)])
         ]
-    poisoned = [t.clone() for t in tensors]
+    poisoned = [t if t is None else t.clone() for t in tensors]
     poisoned[0][0, 0, 0, 0] = float("nan")
     half = clean[1].numel() // 2
     mean = link(*poisoned)[1]

@@ -155,22 +155,33 @@ def link(transposed, norm, layout, dtype, device):
     return image(shape, layout, dtype, device), vectors, image((4, 3, 3, 2), layout, dtype, device), output
 
 
-def check_link(name, norm, layout, dtype, device):
+def beside(name, count, x, w, layout):
+    """(channels beside the input's or None, the weight with theirs, the geometry, which has no groups then)"""
+    if not count:
+        return None, w, GEOMETRY
+    sizes = [4 + count, 6, 3, 2] if name == "conv_transpose2d" else [4, 6 + count, 3, 2]
+    more = image((x.shape[0], count, *x.shape[2:]), layout, x.dtype, x.device)
+    return more, image(sizes, layout, x.dtype, x.device), (*GEOMETRY[:3], 1)
+
+
+def check_link(name, norm, layout, dtype, device, count=0):
     x, vectors, w, shape = link(name == "conv_transpose2d", norm, layout, dtype, device)
+    more, w, geometry = beside(name, count, x, w, layout)
     running = [torch.rand(shape[1], device=device, dtype=dtype) if norm else None for _ in range(2)]
     bias = integers((shape[1],)).to(device, dtype) if norm else None
-    check(f"{name}_stats", x, *vectors, w, bias, *running, shape[2:], *GEOMETRY, 0.1, 1e-5, 2, 0.2)
+    check(f"{name}_stats", x, *vectors, more, w, bias, *running, shape[2:], *geometry, 0.1, 1e-5, 2, 0.2)
 
 
-def check_link_backward(name, norm, wanted, layout, dtype, device):
+def check_link_backward(name, norm, wanted, layout, dtype, device, count=0):
     x, vectors, w, shape = link(name == "conv_transpose2d", norm, layout, dtype, device)
+    more, w, geometry = beside(name, count, x, w, layout)
     output, grad = image(shape, layout, dtype, device), image(shape, "nchw", dtype, device)
     wide = torch.float64 if dtype is torch.float64 else torch.float32
     grads, results = ([torch.rand(shape[1], device=device, dtype=wide) for _ in range(2)] for _ in range(2))
-    of_input, of_weight = wanted in ("both", "input"), wanted in ("both", "weight")
+    wanted = [name in wanted for name in ("input", "beside", "weight")]
     check(
-        f"{name}_stats_backward", grad, *grads, output, *results, x, *vectors, w, of_input, of_weight, *GEOMETRY, 2, 0.2
-    )
+        f"{name}_stats_backward", grad, *grads, output, *results, x, *vectors, more, w, *wanted, *geometry, 2, 0.2
+    )  # fmt: skip
 
 
 @dtypes
@@ -188,20 +199,20 @@ def test_conv2d_stats(layout, dtype, device):
 @dtypes
 @layouts
 def test_conv_transpose2d_stats_backward(layout, dtype, device):
-    check_link_backward("conv_transpose2d", True, "both", layout, dtype, device)
+    check_link_backward("conv_transpose2d", True, "input weight", layout, dtype, device)
 
 
 @dtypes
 @layouts
 def test_conv2d_stats_backward(layout, dtype, device):
-    check_link_backward("conv2d", True, "both", layout, dtype, device)
+    check_link_backward("conv2d", True, "input weight", layout, dtype, device)
 
 
 @layouts
 @pytest.mark.parametrize("name", ["conv_transpose2d", "conv2d"])
 def test_links_without_a_norm_and_gradients_that_nobody_wants(name, layout, device):
     check_link(name, False, layout, torch.float32, device)
-    for norm, wanted in ((True, "input"), (True, "weight"), (False, "both"), (False, "weight")):
+    for norm, wanted in ((True, "input"), (True, "weight"), (False, "input weight"), (False, "weight")):
         check_link_backward(name, norm, wanted, layout, torch.float32, device)
 
 
@@ -255,3 +266,11 @@ def test_shapes_on_the_meta_device(name, call):
         meta = call(x.to("meta"))
     real = call(x)
     assert meta.is_meta and meta.shape == real.shape and meta.stride() == real.stride() and meta.dtype == real.dtype
+
+
+@layouts
+@pytest.mark.parametrize("name", ["conv_transpose2d", "conv2d"])
+def test_links_with_channels_beside_those_of_the_input(name, layout, device):
+    check_link(name, True, layout, torch.float32, device, count=1)
+    for wanted in ("input beside weight", "beside", "input weight"):
+        check_link_backward(name, True, wanted, layout, torch.float32, device, count=1)

@@ -65,17 +65,17 @@ def forward(case: Conv, transposed: bool, t: Tensors, bias: torch.Tensor | None,
     size = case.big_size if transposed else case.size
     op = torch.ops.fastgan.conv_transpose2d_stats if transposed else torch.ops.fastgan.conv2d_stats
     geometry = (case.stride, case.padding, case.dilation, case.groups)
-    norm = [t.get(name) for name in NORM]
+    norm = [t.get(name) for name in (*NORM, "beside")]
     return op(t["input"], *norm, t["weight"], bias, None, None, size, *geometry, 0.0, 1.0, *ACTIVATIONS[activation])
 
 
 def backward(
-    case: Conv, transposed: bool, t: Tensors, activation: str, wanted: tuple[bool, bool] = (True, True)
+    case: Conv, transposed: bool, t: Tensors, activation: str, wanted: tuple[bool, ...] = (True, True, True)
 ) -> Any:
     name = "conv_transpose2d_stats_backward" if transposed else "conv2d_stats_backward"
     geometry = (case.stride, case.padding, case.dilation, case.groups)
     first = ("grad_output", "grad_mean", "grad_rstd", "output", "output_mean", "output_rstd", "input")
-    operands = [t.get(key) for key in (*first, *NORM, "weight")]
+    operands = [t.get(key) for key in (*first, *NORM, "beside", "weight")]
     return getattr(torch.ops.fastgan, name)(*operands, *wanted, *geometry, *ACTIVATIONS[activation])
 
 
@@ -87,7 +87,7 @@ def on(device: torch.device, t: Tensors) -> Tensors:
     return {name: tensor.to(device) for name, tensor in t.items()}
 
 
-GRADIENTS = ("grad_input", "grad_weight", "grad_mean", "grad_rstd", "grad_gamma", "grad_beta")
+GRADIENTS = ("grad_input", "grad_beside", "grad_weight", "grad_mean", "grad_rstd", "grad_gamma", "grad_beta")
 
 
 def check(
@@ -188,24 +188,58 @@ def test_operands(transposed, edit, device):
     check(replace(LAYER, channels=(20, 17)), transposed, device, edit=edit)
 
 
+def beside(transposed: bool, count: int, layout: Any = lambda t: t) -> Any:
+    """An edit: the link takes ``count`` channels more, which have no batch norm."""
+
+    def edit(t: Tensors) -> Tensors:
+        image, shape = t["input"], list(t["weight"].shape)
+        shape[0 if transposed else 1] += count
+        more = integers((image.shape[0], count, *image.shape[2:]), image.dtype, 2)
+        weight = integers(shape, image.dtype, 1).contiguous(memory_format=torch.channels_last)
+        return {**t, "beside": layout(more), "weight": weight}
+
+    return edit
+
+
+@pytest.mark.parametrize("case", [case for case in (LAYER, *CASES) if case.groups == 1], ids=lambda case: case.name)
+@pytest.mark.parametrize("count", [1, 3])
+@directions
+def test_channels_beside_those_of_the_input(transposed, count, case, device):
+    case = replace(case, channels=(20, 17)) if case is LAYER else case
+    check(case, transposed, device, along_statistics=False, edit=beside(transposed, count))
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@directions
+def test_channels_beside_in_splits_and_layouts(transposed, dtype, splits, device, monkeypatch):
+    """They are added once, and may have strides of their own."""
+    force(monkeypatch, tiles.Tile(16, 16, 16, 4, 3, splits=splits))
+    edit = beside(transposed, 2, lambda t: torch.stack([t, t], 4)[..., 1])
+    check(replace(LAYER, channels=(20, 17)), transposed, device, dtype, edit=edit)
+
+
 @directions
 def test_offsets_of_64_bits(transposed, device, monkeypatch):
     monkeypatch.setattr(arguments(), "_FAR", 0)
-    check(replace(LAYER, channels=(17, 15)), transposed, device)
+    check(replace(LAYER, channels=(17, 15)), transposed, device, edit=beside(transposed, 1))
     force(monkeypatch, tiles.Tile(64, 32, 16, 4, 3, splits=2))
-    check(replace(LAYER, channels=(17, 15)), transposed, device)
+    check(replace(LAYER, channels=(17, 15)), transposed, device, edit=beside(transposed, 1))
 
 
-@pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("wanted", [tuple(bool(mask >> i & 1) for i in range(3)) for mask in range(7)], ids=str)
+@pytest.mark.parametrize("count", [0, 2])
 @directions
-def test_only_what_is_wanted(transposed, wanted, device, launched):
+def test_only_what_is_wanted(transposed, count, wanted, device, launched):
     case = replace(LAYER, channels=(5, 4))
     t = link(case, transposed, torch.float32)
+    t = beside(transposed, count)(t) if count else t
     gradients = backward(case, transposed, on(device, t), "relu", wanted)
-    there = (wanted[0], wanted[1], *(wanted[0],) * 4)
+    of_input, of_beside, of_weight = wanted
+    there = (of_input, of_beside and count > 0, of_weight, *(of_input,) * 4)
     assert [bool(gradient.numel()) for gradient in gradients] == list(there)
-    assert ("gradients_merge_kernel" in launched) == wanted[0]
-    assert any("weight" in name for name in launched) == wanted[1]
+    assert ("gradients_merge_kernel" in launched) == of_input
+    assert any("weight" in name for name in launched) == of_weight
 
 
 @pytest.mark.parametrize("tiles_a_step", [1, 2, 64])
@@ -250,7 +284,7 @@ def test_the_running_statistics(device):
     for dtype in (torch.float32, torch.bfloat16):
         room = torch.ones(2, 4, 3, dtype=dtype, device=device)
         arguments = (case.big_size, case.stride, case.padding, case.dilation, case.groups, 0.25, 1.0, 1, 0.0)
-        norm = [t[name] for name in NORM]
+        norm = [*(t[name] for name in NORM), None]
         output, _, _ = torch.ops.fastgan.conv_transpose2d_stats(
             t["input"], *norm, t["weight"], None, room[0, :, 1], room[1, :, 1], *arguments
         )

@@ -46,6 +46,11 @@ def by_channel(behind: Behind) -> bool:
     return behind is not None and len(behind) > 1
 
 
+def beside_operand(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
+    """What the kernels are given of the channels beside the input's."""
+    return None if tensor is None else (tensor, tensor.shape[1], *tensor.stride())
+
+
 @dataclass
 class End:
     """What the tiles of a launch tell about its output (triton_statistics): its statistics, or, where it is the

@@ -18,13 +18,22 @@ import triton.language as tl
 from fastgan.ops.common.triton_epilogue import finished, rounded
 from fastgan.ops.common.triton_operands import taken, vectors
 from fastgan.ops.common.triton_statistics import closed
-from fastgan.ops.conv_transpose2d.triton_taps import first_tap, next_step, places, split_steps, taps_down, taps_up
+from fastgan.ops.conv_transpose2d.triton_taps import (
+    first_tap,
+    next_step,
+    places,
+    split_steps,
+    taps_down,
+    taps_up,
+    with_beside,
+)
 
 
 @triton.jit
 def conv_transpose2d_kernel(
     input_ptr,  # [N, groups * CS, h, w]
     behind,  # what is taken in the input's place: triton_operands
+    beside,  # the channels that the weight has behind these, without groups: triton_taps.with_beside; or None
     weight_ptr,  # [groups * CS, CB, KH, KW]
     bias_ptr,  # [groups * CB] or None
     output_ptr,  # [N, groups * CB, H, W], or splits of it one after the other in ACC
@@ -74,8 +83,13 @@ def conv_transpose2d_kernel(
 
     i_h, i_w = q_h + base_h, q_w + base_w  # at tap 0; tap t lies t * DILATION / GCD before
     a_at = (n * in_n + i_h * in_h + i_w * in_w)[:, None] + ((group * cs + k) * in_c)[None, :]
-    b_ptr = weight_ptr + ((group * cs + k) * wt_s)[:, None] + (channel.to(OFFSET) * wt_b)[None, :]
+    taps_h = i_h, -(DILATION_H // GCD_H), h, skip_h, tl.where(split == 0, count_h, 0), first_h, STRIDE_H // GCD_H
+    taps_w = i_w, -(DILATION_W // GCD_W), w, skip_w, count_w, first_w, STRIDE_W // GCD_W
+    more = weight_ptr + tl.full((), cs, OFFSET) * wt_s + channel.to(OFFSET) * wt_b
+    weights = more, wt_s, wt_h, wt_w, channel < cb
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
+    acc = with_beside(acc, beside, weights, n, pixel, taps_h, taps_w, OFFSET, ACC)
+    b_ptr = weight_ptr + ((group * cs + k) * wt_s)[:, None] + (channel.to(OFFSET) * wt_b)[None, :]
     for _ in range(first, end):
         back_h, back_w = tap_h * (DILATION_H // GCD_H), tap_w * (DILATION_W // GCD_W)
         inside = pixel & (i_h >= back_h) & (i_h - back_h < h) & (i_w >= back_w) & (i_w - back_w < w)
@@ -108,6 +122,7 @@ def conv_transpose2d_kernel(
 def conv2d_kernel(
     input_ptr,  # [N, groups * CB, H, W]
     behind,  # what is taken in the input's place: triton_operands
+    beside,  # the channels that the weight has behind these, without groups: triton_taps.with_beside; or None
     weight_ptr,  # [groups * CS, CB, KH, KW]
     bias_ptr,  # [groups * CS] or None
     output_ptr,  # [N, groups * CS, h, w], or splits of it one after the other in ACC
@@ -148,8 +163,13 @@ def conv2d_kernel(
 
     o_h, o_w = i_h * STRIDE_H - PAD_H, i_w * STRIDE_W - PAD_W  # at tap 0
     a_at = (n * in_n + o_h * in_h + o_w * in_w)[:, None] + ((group * cb + k) * in_c)[None, :]
-    b_ptr = weight_ptr + (k.to(OFFSET) * wt_b)[:, None] + ((group * cs + channel) * wt_s)[None, :]
+    taps_h = o_h, DILATION_H, big_h, skip_h, tl.where(split == 0, count_h, 0), 0, 1
+    taps_w = o_w, DILATION_W, big_w, skip_w, count_w, 0, 1
+    more = weight_ptr + tl.full((), cb, OFFSET) * wt_b + channel.to(OFFSET) * wt_s
+    weights = more, wt_b, wt_h, wt_w, channel < cs
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
+    acc = with_beside(acc, beside, weights, n, pixel, taps_h, taps_w, OFFSET, ACC)
+    b_ptr = weight_ptr + (k.to(OFFSET) * wt_b)[:, None] + ((group * cs + channel) * wt_s)[None, :]
     for _ in range(first, end):
         on_h, on_w = k_h * DILATION_H, k_w * DILATION_W
         inside = pixel & (o_h + on_h >= 0) & (o_h + on_h < big_h) & (o_w + on_w >= 0) & (o_w + on_w < big_w)

@@ -21,6 +21,7 @@ from fastgan.ops.conv_transpose2d.triton_arguments import (
     Fold,
     add_splits,
     arithmetic,
+    beside_operand,
     by_channel,
     channels_packed,
     choose_tile,
@@ -50,14 +51,15 @@ def conv_transpose2d(
     activation: int = Activation.NONE,
     negative_slope: float = 0.0,
     behind: Behind = None,
+    beside: torch.Tensor | None = None,
     end: End | None = None,
 ) -> torch.Tensor:
     """Small [N, C_in, h, w] -> activation(big [N, C_out, H, W]); all phases in one launch. The activation is that of
     ``behind`` or ``end`` where one of them is given, and the output has none. Tensors in ``behind`` have the strides of
-    the input."""
+    the input. ``beside``, only with an ``end`` and without groups: the channels of the weight after the input's."""
     stride, groups = geometry.stride, geometry.groups
-    batch, _, h, w = input.shape
-    cs, cb = weight.shape[0] // groups, weight.shape[1]
+    batch, channels, h, w = input.shape
+    cs, cb = channels // groups, weight.shape[1]
     output = empty((batch, cb * groups, *output_size), input, output_memory_format(input, weight))
     if output.numel() == 0:
         return output
@@ -70,20 +72,20 @@ def conv_transpose2d(
         return activations.apply_(output, later, negative_slope)
     programs = math.prod(stride) * groups
     mean = pairs_inside((h, w), output_size, weight.shape[2:], geometry) / math.prod(output_size)
-    flags = (channels_packed(input, weight), int(behind is not None), False, end is not None)
+    flags = (channels_packed(input, weight), int(behind is not None), False, end is not None, beside is not None)
     work = tiles.Work(programs, batch * rows * cols, cb, math.prod(taps) * cs, mean * cs, cs, *flags)
-    tile = choose_tile(input, work)
+    tile, there = choose_tile(input, work), () if beside is None else (beside,)
     m_tiles, n_tiles = triton.cdiv(batch * rows * cols, tile.block_m), triton.cdiv(cb, tile.block_n)
     with launch_device(input):
         split, bias_here = split_output(output, bias, tile.splits)
         told = end.told(math.prod(stride) * m_tiles, output) if end is not None and tile.splits == 1 else None
         kernels.conv_transpose2d_kernel[(programs * n_tiles * m_tiles * tile.splits,)](
-            input, behind, weight, bias_here, split, told,
+            input, behind, beside_operand(beside), weight, bias_here, split, told,
             float(negative_slope), batch, cs, cb, h, w, *output_size, rows, cols, m_tiles, n_tiles, groups, tile.splits,
             *input.stride(), *weight.stride(), output.numel(), *output.stride(),
             **constants(geometry, weight.shape[2:]), **phases(geometry),
             ACTIVATION=act if tile.splits == 1 or behind is not None else Activation.NONE,
-            **arithmetic(geometry, weight.shape[2:], input, weight, split), **options(tile),
+            **arithmetic(geometry, weight.shape[2:], input, weight, split, *there), **options(tile),
         )  # fmt: skip
         _finish(split, bias, output, behind, end, act, negative_slope, tile.splits)
     return activations.apply_(output, later, negative_slope)
@@ -98,13 +100,14 @@ def conv2d(
     activation: int = Activation.NONE,
     negative_slope: float = 0.0,
     behind: Behind = None,
+    beside: torch.Tensor | None = None,
     end: End | None = None,
 ) -> torch.Tensor:
-    """Big [N, C_in, H, W] -> activation(small [N, C_out, h, w]); ``behind`` and ``end`` as above, the former by channel
-    or None."""
+    """Big [N, C_in, H, W] -> activation(small [N, C_out, h, w]); the last three as above, ``behind`` by channel or
+    None."""
     groups = geometry.groups
-    batch, _, big_h, big_w = input.shape
-    cs, cb = weight.shape[0] // groups, weight.shape[1]
+    batch, channels, big_h, big_w = input.shape
+    cs, cb = weight.shape[0] // groups, channels // groups
     output = empty((batch, cs * groups, *output_size), input, output_memory_format(input, weight))
     if output.numel() == 0:
         return output
@@ -113,9 +116,9 @@ def conv2d(
     few = behind is None and end is None and few_channels(input, weight.shape, groups)
     inside = pairs_inside(output_size, (big_h, big_w), weight.shape[2:], geometry) / math.prod(output_size)
     mean, depth = (taps, cb * taps) if few else (inside, cb)
-    flags = (channels_packed(input, weight), int(behind is not None), few, end is not None)
+    flags = (channels_packed(input, weight), int(behind is not None), few, end is not None, beside is not None)
     work = tiles.Work(groups, pixels, cs, taps * cb, mean * cb, depth, *flags)
-    tile = choose_tile(input, work)
+    tile, there = choose_tile(input, work), () if beside is None else (beside,)
     m_tiles, n_tiles = triton.cdiv(pixels, tile.block_m), triton.cdiv(cs, tile.block_n)
     with launch_device(input):
         if few:
@@ -131,12 +134,12 @@ def conv2d(
         split, bias_here = split_output(output, bias, tile.splits)
         told = end.told(m_tiles, output) if end is not None and tile.splits == 1 else None
         kernels.conv2d_kernel[(groups * n_tiles * m_tiles * tile.splits,)](
-            input, behind, weight, bias_here, split, told,
+            input, behind, beside_operand(beside), weight, bias_here, split, told,
             float(negative_slope), batch, cs, cb, *output_size, big_h, big_w, m_tiles, n_tiles, groups, tile.splits,
             *input.stride(), *weight.stride(), output.numel(), *output.stride(),
             **constants(geometry, weight.shape[2:]),
             ACTIVATION=act if tile.splits == 1 or behind is not None else Activation.NONE,
-            **arithmetic(geometry, weight.shape[2:], input, weight, split), **options(tile),
+            **arithmetic(geometry, weight.shape[2:], input, weight, split, *there), **options(tile),
         )  # fmt: skip
         _finish(split, bias, output, behind, end, act, negative_slope, tile.splits)
     return activations.apply_(output, later, negative_slope)

@@ -1,4 +1,5 @@
-"""Which taps a tile of pixels meets, and the order in which the implicit GEMMs take them."""
+"""Which taps a tile of pixels meets, the order in which the implicit GEMMs take them, and the channels beside those of
+a matrix product: a few, of another tensor, taken one by one."""
 
 import triton
 import triton.language as tl
@@ -61,3 +62,27 @@ def next_step(source, channels, tap_h, tap_w, skip_w, count_w, BLOCK_K: tl.const
     tap_w += over.to(tl.int32)
     over = tap_w >= skip_w + count_w
     return source, tap_h + over.to(tl.int32), tl.where(over, skip_w, tap_w)
+
+
+@triton.jit
+def with_beside(acc, beside, weights, n, pixel, rows, columns, OFFSET: tl.constexpr, ACC: tl.constexpr):
+    """acc, and to it the product of the channels ``beside`` (the tensor, how many channels it has, its strides), if
+    there are any. weights: (where the first of them and the kernel's first tap are by output channel, the strides from
+    channel to channel, row to row and column to column, which output channels there are). rows, columns: (where the
+    pixels are at tap 0 and how far the next tap is, the image's size, the first tap and how many, the kernel's row at
+    tap 0 and how far the next one is)."""
+    if beside is not None:
+        image_ptr, channels, image_n, image_c, image_h, image_w = beside
+        weight_ptr, weight_c, weight_h, weight_w, kept = weights
+        at_h, move_h, size_h, skip_h, count_h, first_h, step_h = rows
+        at_w, move_w, size_w, skip_w, count_w, first_w, step_w = columns
+        for i in range(0, count_h * count_w * channels):
+            tap, c = i // channels, (i % channels).to(OFFSET)
+            tap_h, tap_w = skip_h + tap // count_w, skip_w + tap % count_w
+            i_h, i_w = at_h + tap_h * move_h, at_w + tap_w * move_w
+            inside = pixel & (i_h >= 0) & (i_h < size_h) & (i_w >= 0) & (i_w < size_w)
+            x = tl.load(image_ptr + (n * image_n + c * image_c + i_h * image_h + i_w * image_w), mask=inside, other=0.0)
+            k_h, k_w = (first_h + tap_h * step_h).to(OFFSET), (first_w + tap_w * step_w).to(OFFSET)
+            weight = tl.load(weight_ptr + (c * weight_c + k_h * weight_h + k_w * weight_w), mask=kept, other=0.0)
+            acc += x.to(ACC)[:, None] * weight.to(ACC)[None, :]
+    return acc

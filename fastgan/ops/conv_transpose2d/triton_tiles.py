@@ -39,7 +39,8 @@ class Work(NamedTuple):
     """``copies`` products of [m, k] and [k, n]: phases or taps, and groups. ``k`` is the longest sum, ``mean`` the mean
     one, ``depth`` the part of k that is consecutive; ``packed``: channels are neighbours in memory;
     ``behind``: in how many operands' places something is taken, with a second tensor or vectors by channel;
-    ``gathered``: the values of one operand have an address each; ``told``: tiles tell of their output by channel."""
+    ``gathered``: the values of one operand have an address each; ``told``: tiles tell of their output by channel;
+    ``beside``: channels of another tensor are added."""
 
     copies: int
     m: int
@@ -51,6 +52,7 @@ class Work(NamedTuple):
     behind: int = 0
     gathered: bool = False
     told: bool = False
+    beside: bool = False
 
 
 class Machine(NamedTuple):
@@ -101,12 +103,13 @@ def _candidates(dtype: torch.dtype, tf32: bool, work: Work, machine: Machine) ->
         large = max(block_m, block_n) > 128
         deep = work.gathered and work.depth > 64
         most = 128 * 64 if work.behind and work.told else 256 * 128
-        most = 64 * 64 if work.behind > 1 and machine.major not in _WGMMA else most
-        if block_m * block_n > most or (large and (work.behind or deep or machine.major > max(_WGMMA))):
+        most = 64 * 64 if work.behind + work.beside > 1 and machine.major not in _WGMMA else most
+        if block_m * block_n > most or (large and (work.behind or work.told or deep or machine.major > max(_WGMMA))):
             continue  # they would spill
         if work.told and (machine.major not in _WGMMA or (machine.major > _HOPPER and block_m * block_n == 64 * 64)):
             stages = 3
-        warps = 8 if (work.behind and block_m > 64) or (work.gathered and block_m * block_n > 64 * 64) else warps
+        wide = block_m * block_n > 64 * 64
+        warps = 8 if (work.behind and block_m > 64) or (wide and (work.gathered or work.beside)) else warps
         if (block_m == 64 or work.m > block_m // 2) and (block_n == 64 or work.n > block_n // 2):
             yield Tile(block_m, covering(work.n, block_n), covering(work.depth, 64), warps, stages)
 

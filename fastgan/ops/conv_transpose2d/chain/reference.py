@@ -54,7 +54,8 @@ class Output(NamedTuple):
     rstd: torch.Tensor
 
 
-#: (grad_input, grad_weight of the convolution, then those of the batch norm before it: mean, rstd, weight, bias)
+#: (grad_input, grad_beside, grad_weight of the convolution, then those of the batch norm before it: mean, rstd, weight,
+#: bias)
 Gradients = tuple[torch.Tensor | None, ...]
 
 
@@ -62,6 +63,7 @@ def forward(
     convolution: Callable[..., torch.Tensor],
     input: torch.Tensor,
     norm: Norm | None,
+    beside: torch.Tensor | None,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     running: tuple[torch.Tensor | None, torch.Tensor | None],
@@ -71,9 +73,20 @@ def forward(
     eps: float,
 ) -> Output:
     """The link; running statistics are updated in place."""
-    taken = input if norm is None else norm(input)
-    output = convolution(taken, weight, bias, output_size, geometry)
+    output = convolution(_taken(input, norm, beside), weight, bias, output_size, geometry)
     return Output(output, *stats(output.to(accumulate_type(output.dtype)), *running, momentum, eps))
+
+
+def _taken(input: torch.Tensor, norm: Norm | None, beside: torch.Tensor | None) -> torch.Tensor:
+    """What the convolution takes."""
+    taken = input if norm is None else norm(input)
+    return taken if beside is None else torch.cat((taken, beside), 1)
+
+
+def split_weight(weight: torch.Tensor, channels: int, transposed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight's parts for the input, which has so many channels, and for what is beside it."""
+    first, rest = weight.tensor_split((channels,), 0 if transposed else 1)
+    return first, rest
 
 
 def gradient_before(
@@ -90,13 +103,19 @@ def gradients(
     before: torch.Tensor,
     input: torch.Tensor,
     norm: Norm | None,
+    beside: torch.Tensor | None,
 ) -> Gradients:
     """All gradients from that of the convolution's output; differentiable if the two maps are, which give those of what
     the convolution took and of its weight (None: not wanted)."""
-    grad_weight = None if of_weight is None else of_weight(before, input if norm is None else norm(input))
-    if of_input is None or norm is None:
-        return None if of_input is None else of_input(before), grad_weight, None, None, None, None
-    taken = of_input(before).to(norm.mean.dtype)
+    grad_weight = None if of_weight is None else of_weight(before, _taken(input, norm, beside))
+    if of_input is None:
+        return None, None, grad_weight, None, None, None, None
+    taken, grad_beside = of_input(before), None
+    if beside is not None:
+        taken, grad_beside = taken.tensor_split((input.shape[1],), 1)
+    if norm is None:
+        return taken, grad_beside, grad_weight, None, None, None, None
+    taken = taken.to(norm.mean.dtype)
     inner = act.backward(taken, norm.before_activation(input), norm.activation, norm.negative_slope)
     centred = input.to(norm.mean.dtype) - channels(norm.mean, input)
     # in float64, as batch norm's: float32 sums of a few dozen values can lose ten times as much
@@ -105,7 +124,7 @@ def gradients(
     grad_rstd = along if norm.weight is None else along * norm.weight
     vectors = (-scale * total, grad_rstd, along * norm.rstd, total)
     grad_input = (inner * channels(scale, input)).to(input.dtype)
-    return grad_input, grad_weight, *(vector.to(norm.mean.dtype) for vector in vectors)
+    return grad_input, grad_beside, grad_weight, *(vector.to(norm.mean.dtype) for vector in vectors)
 
 
 def maps(

@@ -13,7 +13,8 @@ from fastgan.ops.common.dtypes import accumulate_type
 from fastgan.ops.common.statistics import stats
 from fastgan.ops.common.triton_runtime import launch_device
 from fastgan.ops.conv_transpose2d import triton_launch as maps
-from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair
+from fastgan.ops.conv_transpose2d.chain.reference import split_weight
+from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
 from fastgan.ops.conv_transpose2d.triton_arguments import End, dense, empty
 from fastgan.ops.conv_transpose2d.triton_tiles import power_of_two
 
@@ -28,6 +29,7 @@ def forward(
     rstd: Vector,
     gamma: Vector,
     beta: Vector,
+    beside: torch.Tensor | None,
     weight: torch.Tensor,
     bias: Vector,
     running_mean: Vector,
@@ -46,8 +48,8 @@ def forward(
     geometry, end = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups), End()
     behind = None if mean is None or rstd is None else _norm(mean, rstd, gamma, beta)
     activation = 0 if behind is None else activation
-    arguments = (input, weight, bias, tuple(output_size), geometry, int(activation), negative_slope, behind, end)
-    output: torch.Tensor = getattr(maps, name)(*arguments)
+    arguments = (input, weight, bias, tuple(output_size), geometry, int(activation), negative_slope)
+    output: torch.Tensor = getattr(maps, name)(*arguments, behind, beside, end)
     return output, *_statistics(end, output, (running_mean, running_var), momentum, eps)
 
 
@@ -64,8 +66,10 @@ def backward(
     rstd: Vector,
     gamma: Vector,
     beta: Vector,
+    beside: torch.Tensor | None,
     weight: torch.Tensor,
     of_input: bool,
+    of_beside: bool,
     of_weight: bool,
     stride: Pair,
     padding: Pair,
@@ -74,7 +78,7 @@ def backward(
     activation: int,
     negative_slope: float,
 ) -> tuple[torch.Tensor, ...]:
-    """(grad_input, grad_weight, and those of mean, rstd, gamma, beta). As ``reference.gradients``."""
+    """(grad_input, grad_beside, grad_weight, and those of mean, rstd, gamma, beta). As ``reference.gradients``."""
     geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
     transposed, accumulate = name == "conv_transpose2d", accumulate_type(input.dtype)
     if grad_output.stride() != output.stride():
@@ -85,23 +89,37 @@ def backward(
     before = (output, *(dense(v) for v in (output_mean, output_rstd, grad_mean, grad_rstd)), count)
     norm = None if mean is None or rstd is None else _norm(mean, rstd, gamma, beta)
     act = (int(activation) if norm is not None else 0), negative_slope
-    grad_input, grad_weight = input.new_empty(0), input.new_empty(0)
+    grad_input, grad_beside, grad_weight = (input.new_empty(0) for _ in range(3))
+    first, rest = split_weight(weight, input.shape[1], transposed) if beside is not None else (weight, weight)
+    back = maps.conv2d if transposed else maps.conv_transpose2d
     vectors = [input.new_empty(0, dtype=accumulate) for _ in range(4)]
     if of_input:
-        back = maps.conv2d if transposed else maps.conv_transpose2d
         end = None if norm is None else End((input, *norm))
-        grad_input = back(grad_output, weight, None, tuple(input.shape[2:]), geometry, *act, before, end)
+        grad_input = back(grad_output, first, None, tuple(input.shape[2:]), geometry, *act, before, None, end)
         if norm is not None and end is not None:
             vectors = _vector_gradients(end, norm, input)
-        like = torch.empty_like(input)
-        grad_input = grad_input if grad_input.stride() == like.stride() else like.copy_(grad_input)
+        grad_input = _laid_out_as(input, grad_input)
+    if beside is not None and of_beside:
+        grad_beside = back(grad_output, rest, None, tuple(beside.shape[2:]), geometry, 0, 0.0, before)
+        grad_beside = _laid_out_as(beside, grad_beside)
     if of_weight:
-        sides: Any = ((input, norm), (grad_output, before)) if transposed else ((grad_output, before), (input, norm))
-        (small, small_behind), (big, big_behind) = sides
-        grad_weight, _ = maps.conv2d_weight(
-            small, big, tuple(weight.shape[2:]), geometry, *act, small_behind, big_behind
-        )
-    return grad_input, grad_weight, *vectors
+        parts = []
+        for image, taken in ((input, norm), (beside, None)):
+            if image is not None:
+                sides: Any = ((image, taken), (grad_output, before))
+                (small, small_behind), (big, big_behind) = sides if transposed else sides[::-1]
+                behind = small_behind, big_behind
+                parts.append(maps.conv2d_weight(small, big, tuple(weight.shape[2:]), geometry, *act, *behind)[0])
+        grad_weight = parts[0]
+        if beside is not None:
+            grad_weight = torch.cat(parts, 0 if transposed else 1)
+            grad_weight = grad_weight.contiguous(memory_format=output_memory_format(input, output))
+    return grad_input, grad_beside, grad_weight, *vectors
+
+
+def _laid_out_as(image: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    like = torch.empty_like(image)
+    return gradient if gradient.stride() == like.stride() else like.copy_(gradient)
 
 
 def _norm(mean: torch.Tensor, rstd: torch.Tensor, gamma: Vector, beta: Vector) -> tuple[torch.Tensor, ...]:

@@ -221,7 +221,7 @@ def recorded(case: Case, arch: int) -> list[Launch]:
     """What the launcher launches on a GPU of this architecture; only in a process that does not interpret."""
     from triton.runtime.jit import JITFunction
 
-    from fastgan.ops.conv_transpose2d import triton_arguments
+    from fastgan.ops.conv_transpose2d import triton_arguments, triton_plans
 
     launches = []
 
@@ -230,8 +230,10 @@ def recorded(case: Case, arch: int) -> list[Launch]:
 
     real, machine = JITFunction.run, triton_arguments.machine
     JITFunction.run, triton_arguments.machine = record, lambda _: MACHINES[arch]
+    triton_plans.forget()
     try:
         run(case, "meta")
     finally:
         JITFunction.run, triton_arguments.machine = real, machine
+        triton_plans.forget()
     return launches

@@ -18,7 +18,7 @@ from fastgan.ops.conv_transpose2d import triton_tiles as tiles
 from fastgan.ops.conv_transpose2d.geometry import Geometry
 from tests.checks import assert_exact
 from tests.ops.cases import Conv, conv_functions, directions, integers, interpreter_overflows, with_gradients
-from tests.ops.hostile import arguments, force, launch
+from tests.ops.hostile import arguments, force, launch, plans
 
 LAYER = Conv("layer", (3, 3), (4, 4), (2, 2), (1, 1), channels=(70, 66), batch=9)
 OPS = ("conv_transpose2d", "conv2d", "conv2d_weight")
@@ -115,7 +115,7 @@ def test_few_channels(op, case, device, launched):
 
 def test_images_in_turn(device, monkeypatch):
     """Fewer programs than tiles: each takes several."""
-    monkeypatch.setattr(launch(), "rows_of_programs", lambda *_: 2)
+    monkeypatch.setattr(plans(), "rows_of_programs", lambda *_: 2)
     case = Conv("turns", (17, 20), (4, 4), (2, 2), (1, 1), channels=(5, 3), batch=3)
     check("conv_transpose2d", case, device)
     check("conv2d", case, device)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch.backends import cudnn
 
@@ -24,13 +23,32 @@ _MOST_COLUMNS = 128
 _FAR = 1 << 30  # elements from the first one: offsets, each the sum of two, need 64 bits
 
 
-def rows_of_programs(tensor: torch.Tensor, rows: int, each: int) -> int:
+class Layout(NamedTuple):
+    """A tensor without its values: what a launch is planned by, and remembered by."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def stride(self, axis: int) -> int:
+        return self.strides[axis]
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+
+def layout(tensor: torch.Tensor) -> Layout:
+    return Layout(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+
+def rows_of_programs(tensor: Layout, rows: int, each: int) -> int:
     """How many of ``rows`` rows of ``each`` programs are launched, for two programs a multiprocessor; they take the
     others in turn."""
-    return min(rows, triton.cdiv(2 * machine(tensor.device).processors, each))
+    return min(rows, -(-2 * machine(tensor.device).processors // each))
 
 
-def few_channels(tensor: torch.Tensor, weight: Pair, groups: int) -> bool:
+def few_channels(tensor: Layout, weight: Pair, groups: int) -> bool:
     """Whether taps and channels of the big image are columns of one product."""
     few = groups == 1 and weight[1] <= _FEW_CHANNELS and math.prod(weight[1:]) <= _MOST_COLUMNS
     return few and tensor.dtype is not torch.float64
@@ -82,7 +100,7 @@ class Fold(NamedTuple):
     per_image: Pair
 
 
-def fold_tile(input: torch.Tensor, weight: torch.Tensor, geometry: Geometry, output_size: Pair) -> Fold | None:
+def fold_tile(input: Layout, weight: Layout, geometry: Geometry, output_size: Pair) -> Fold | None:
     """Those of the transposed convolution, where they pay: the columns make a power of two, and at least half of a
     tile's rows and columns are stored."""
     stride, padding = geometry.stride, geometry.padding
@@ -128,7 +146,7 @@ def add_splits(
     if splits == 1:
         return
     size, block = output.numel(), 512 if splits <= 4 else 128
-    triton_epilogue.finish_kernel[(triton.cdiv(size, block),)](
+    triton_epilogue.finish_kernel[(-(-size // block),)](
         split, dense(bias), output,
         float(negative_slope), size, splits, output.shape[1], output.stride(1),
         ACTIVATION=act, UPCAST=interpreting() and is_half(output.dtype),
@@ -150,8 +168,8 @@ def close_splits(
     channels, plane = output.shape[1], math.prod(output.shape[2:])
     rows = output.numel() // channels
     block_m, block_n = 64, tiles.covering(channels, 64)
-    m_tiles = triton.cdiv(rows, block_m)
-    triton_statistics.finish_closed_kernel[(m_tiles * triton.cdiv(channels, block_n),)](
+    m_tiles = -(-rows // block_m)
+    triton_statistics.finish_closed_kernel[(m_tiles * -(-channels // block_n),)](
         split, dense(bias), output, end.told(m_tiles, output),
         float(negative_slope), output.numel(), splits, rows, plane, channels, m_tiles,
         output.stride(0), output.stride(1), output.stride(3),
@@ -168,7 +186,7 @@ def fused_activation(tensor: torch.Tensor, activation: int, behind: Behind) -> t
     return activation, Activation.NONE
 
 
-def channels_packed(first: torch.Tensor, second: torch.Tensor) -> bool:
+def channels_packed(first: Layout, second: Layout) -> bool:
     """Whether the channels of both images, or of image and weight, are neighbours in memory."""
     return first.stride(1) == 1 and second.stride(1) == 1
 
@@ -189,7 +207,7 @@ def pairs_inside(small: Pair, big: Pair, kernel: Pair, geometry: Geometry) -> in
     return math.prod(meetings(*axis) for axis in zip(small, big, kernel, *geometry[:3], strict=True))
 
 
-def choose_tile(tensor: torch.Tensor, work: tiles.Work) -> tiles.Tile:
+def choose_tile(tensor: Layout, work: tiles.Work) -> tiles.Tile:
     return tiles.choose(tensor.dtype, tf32(), work, machine(tensor.device))
 
 
@@ -232,7 +250,7 @@ def tf32() -> bool:
     return cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
 
 
-def arithmetic(geometry: Geometry, kernel: Pair, tensor: torch.Tensor, *others: torch.Tensor) -> dict[str, Any]:
+def arithmetic(geometry: Geometry, kernel: Pair, tensor: Layout, *others: Layout) -> dict[str, Any]:
     """The accumulator, the precision of float32 products (torch's setting for convolutions), the interpreter's flag,
     and the type of pixels' numbers and of offsets into the tensors: these run beside an image by the padding and the
     kernel's span."""
@@ -240,7 +258,7 @@ def arithmetic(geometry: Geometry, kernel: Pair, tensor: torch.Tensor, *others: 
     beside = (0, 0, *(step + before + between * taps for taps, step, before, between in axes))
     tensors = (tensor, *others)
     spans = [
-        sum((size - 1 + more) * abs(stride) for size, more, stride in zip(t.shape, beside, t.stride(), strict=True))
+        sum((size - 1 + more) * abs(stride) for size, more, stride in zip(t.shape, beside, t.strides, strict=True))
         for t in tensors
     ]
     reach = max(*spans, *(t.numel() for t in tensors))  # an expanded tensor has more pixels than it reaches

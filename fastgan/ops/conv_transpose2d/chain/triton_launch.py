@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 
 from fastgan.ops.common import triton_statistics as kernels
 from fastgan.ops.common.dtypes import accumulate_type
@@ -136,7 +135,7 @@ def _vector(like: torch.Tensor) -> torch.Tensor:
 def _merge(channels: int, tiles: int) -> tuple[tuple[int], dict[str, int]]:
     """Grid and blocks of a merge: few channels a program, whose programs have many tiles each to go through."""
     block_c = min(power_of_two(channels), 8)  # a sector of memory
-    return (triton.cdiv(channels, block_c),), {
+    return (-(-channels // block_c),), {
         "BLOCK_T": min(power_of_two(tiles), _MERGED // block_c),
         "BLOCK_C": block_c,
     }

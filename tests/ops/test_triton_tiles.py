@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from fastgan.ops.common import triton_runtime
 from fastgan.ops.conv_transpose2d import triton_tiles as tiles
 from fastgan.ops.conv_transpose2d.triton_tiles import Machine, Work
 
@@ -86,5 +87,9 @@ def test_fold(
 
 
 def test_powers_of_two() -> None:
-    assert [tiles.power_of_two(n) for n in (0, 1, 2, 3, 64, 65)] == [1, 1, 2, 4, 64, 128]
+    assert [triton_runtime.power_of_two(n) for n in (0, 1, 2, 3, 64, 65)] == [1, 1, 2, 4, 64, 128]
     assert [tiles.covering(n, 64) for n in (1, 17, 64, 65)] == [16, 32, 64, 64]
+
+
+def test_ceiling_division() -> None:
+    assert [triton_runtime.cdiv(n, 4) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 
 from fastgan.ops.batch_norm_act import reference
 from fastgan.ops.batch_norm_act import triton_kernels as kernels
 from fastgan.ops.common.dtypes import accumulate_type
-from fastgan.ops.common.triton_runtime import launch_device, processors
+from fastgan.ops.common.triton_runtime import cdiv, launch_device, power_of_two, processors
 
 TILE = 2048  # elements of a tile: 16 per thread with 4 warps
 WIDEST = 64  # channels of an NHWC tile: 128 contiguous bytes of halves
@@ -88,7 +87,7 @@ def _rows(inputs: Sequence[torch.Tensor], output: torch.Tensor | None) -> tuple[
 def tile_shape(rows: Rows, channels: int) -> tuple[int, int]:
     """(BLOCK_R, BLOCK_C) by the first tensor's strides: wide where the channels are the closer neighbours."""
     row_stride = next(s for s, n in zip(rows.strides[0][2::-1], (rows.inner, rows.middle, 0), strict=True) if n != 1)
-    height, width = triton.next_power_of_2(rows.count), triton.next_power_of_2(channels)
+    height, width = power_of_two(rows.count), power_of_two(channels)
     if rows.strides[0][3] < row_stride or row_stride == 0:
         block_c = min(width, max(WIDEST, TILE // min(height, TILE)))
         return min(height, TILE // block_c), block_c
@@ -124,18 +123,18 @@ class Splits:
 
     def finish(self, channels: int) -> tuple[tuple[int], dict[str, int]]:
         """Grid and block sizes of the kernel that merges the splits."""
-        block_splits = triton.next_power_of_2(self.count)
-        block_c = min(triton.next_power_of_2(channels), FINISH_WIDEST, FINISH_TILE // block_splits)
-        return (triton.cdiv(channels, block_c),), {"BLOCK_SPLITS": block_splits, "BLOCK_C": block_c}
+        block_splits = power_of_two(self.count)
+        block_c = min(power_of_two(channels), FINISH_WIDEST, FINISH_TILE // block_splits)
+        return (cdiv(channels, block_c),), {"BLOCK_SPLITS": block_splits, "BLOCK_C": block_c}
 
 
 def split_rows(rows: Rows, channels: int, device: torch.device) -> Splits:
     """Enough splits that a few channels fill the device too."""
     block_r, block_c = tile_shape(rows, channels)
-    blocks, tiles = triton.cdiv(channels, block_c), triton.cdiv(rows.count, block_r)
-    wanted = min(triton.cdiv(PROGRAMS_PER_SM * processors(device), blocks), MAX_SPLITS)
-    per_split = triton.cdiv(tiles, wanted)
-    return Splits(block_r, block_c, blocks, per_split, triton.cdiv(tiles, per_split))
+    blocks, tiles = cdiv(channels, block_c), cdiv(rows.count, block_r)
+    wanted = min(cdiv(PROGRAMS_PER_SM * processors(device), blocks), MAX_SPLITS)
+    per_split = cdiv(tiles, wanted)
+    return Splits(block_r, block_c, blocks, per_split, cdiv(tiles, per_split))
 
 
 def _partials(splits: Splits, input: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -146,7 +145,7 @@ def _partials(splits: Splits, input: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def _elementwise(rows: Rows, channels: int) -> tuple[tuple[int], dict[str, Any]]:
     """Grid and block sizes of a kernel with one tile per program."""
     block_r, block_c = tile_shape(rows, channels)
-    grid = (triton.cdiv(rows.count, block_r) * triton.cdiv(channels, block_c),)
+    grid = (cdiv(rows.count, block_r) * cdiv(channels, block_c),)
     return grid, {"INDEX": rows.index, "BLOCK_R": block_r, "BLOCK_C": block_c}
 
 

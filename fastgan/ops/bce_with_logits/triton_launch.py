@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 
 import torch
-import triton
 import triton.language as tl
 
 from fastgan.ops.bce_with_logits import triton_kernels as kernels
 from fastgan.ops.bce_with_logits.reference import MEAN, NONE, scale_of
 from fastgan.ops.common.dtypes import accumulate_type
-from fastgan.ops.common.triton_runtime import launch_device, processors
+from fastgan.ops.common.triton_runtime import cdiv, launch_device, power_of_two, processors
 
 BLOCK = 1024  # elements of a tile: 8 per thread with 4 warps, one 16-byte access for halves
 ONE_PROGRAM = 4 * BLOCK  # up to here one program adds everything up: one launch instead of two
@@ -62,9 +61,9 @@ def forward(
     others = [None if other is None else _ordered(other, x, x.device) for other in (target, weight, pos_weight)]
     widest = functools.reduce(torch.promote_types, (other.dtype for other in others if other is not None), input.dtype)
     divisor = float(size) if reduction == MEAN else 1.0
-    tiles = triton.cdiv(size, BLOCK)
+    tiles = cdiv(size, BLOCK)
     per_program = 1 if reduction == NONE else _tiles_per_program(size, input.device)
-    programs = triton.cdiv(tiles, per_program)
+    programs = cdiv(tiles, per_program)
     loss = input.new_empty((), dtype=dtype) if elementwise is None else elementwise
     # one program writes the loss itself, several write partial sums
     sums = None if elementwise is not None else loss
@@ -77,18 +76,16 @@ def forward(
             ACC=_type(widest), BLOCK=BLOCK,
         )  # fmt: skip
         if sums is not None and programs > 1:
-            kernels.bce_with_logits_finish_kernel[(1,)](
-                sums, loss, divisor, programs, BLOCK=triton.next_power_of_2(programs)
-            )
+            kernels.bce_with_logits_finish_kernel[(1,)](sums, loss, divisor, programs, BLOCK=power_of_two(programs))
     return loss, gradient
 
 
 def _tiles_per_program(size: int, device: torch.device) -> int:
     """So many that a bounded number of programs, enough to fill the device, covers everything."""
-    tiles = triton.cdiv(size, BLOCK)
+    tiles = cdiv(size, BLOCK)
     if size <= ONE_PROGRAM:
         return tiles
-    return triton.cdiv(tiles, min(PROGRAMS_PER_SM * processors(device), MAX_PROGRAMS))
+    return cdiv(tiles, min(PROGRAMS_PER_SM * processors(device), MAX_PROGRAMS))
 
 
 def backward(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> torch.Tensor:
@@ -114,7 +111,7 @@ def _scale(dense: torch.Tensor, grad_output: torch.Tensor, reduction: int, grad_
     # a sum's gradient arrives expanded from one number: every stride is 0
     scalar = all(stride == 0 or n == 1 for stride, n in zip(grad_output.stride(), grad_output.shape, strict=True))
     with launch_device(dense):
-        kernels.bce_with_logits_backward_kernel[(triton.cdiv(size, BLOCK),)](
+        kernels.bce_with_logits_backward_kernel[(cdiv(size, BLOCK),)](
             dense, grad_output if scalar else _ordered(grad_output, dense, dense.device), grad_input,
             scale_of(dense, reduction), size,
             ACC=_type(dense.dtype), SCALAR=scalar, BLOCK=BLOCK,

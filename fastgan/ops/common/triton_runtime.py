@@ -39,6 +39,16 @@ def launch_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[obj
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
+def cdiv(size: int, block: int) -> int:
+    """As triton.cdiv, which on the host takes many times as long: it looks for constants of its compiler."""
+    return -(-size // block)
+
+
+def power_of_two(value: int) -> int:
+    """The least power of two that is not below ``value``, as triton.next_power_of_2."""
+    return 1 << max(value - 1, 0).bit_length()
+
+
 @functools.cache
 def processors(device: torch.device) -> int:
     """Streaming multiprocessors; one where the kernels are interpreted."""

@@ -14,7 +14,7 @@ from torch.backends import cudnn
 from fastgan.ops.common import triton_epilogue, triton_statistics
 from fastgan.ops.common.activation import Activation
 from fastgan.ops.common.dtypes import accumulate_type, is_half
-from fastgan.ops.common.triton_runtime import interpreting
+from fastgan.ops.common.triton_runtime import cdiv, interpreting, power_of_two
 from fastgan.ops.conv_transpose2d import triton_tiles as tiles
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, meetings
 
@@ -45,7 +45,7 @@ def layout(tensor: torch.Tensor) -> Layout:
 def rows_of_programs(tensor: Layout, rows: int, each: int) -> int:
     """How many of ``rows`` rows of ``each`` programs are launched, for two programs a multiprocessor; they take the
     others in turn."""
-    return min(rows, -(-2 * machine(tensor.device).processors // each))
+    return min(rows, cdiv(2 * machine(tensor.device).processors, each))
 
 
 def few_channels(tensor: Layout, weight: Pair, groups: int) -> bool:
@@ -105,9 +105,9 @@ def fold_tile(input: Layout, weight: Layout, geometry: Geometry, output_size: Pa
     tile's rows and columns are stored."""
     stride, padding = geometry.stride, geometry.padding
     taps = tuple(-(-k // s) for k, s in zip(weight.shape[2:], stride, strict=True))
-    sizes, width = (*taps, *stride), tiles.power_of_two(weight.shape[1])
+    sizes, width = (*taps, *stride), power_of_two(weight.shape[1])
     fits = few_channels(input, weight.shape, geometry.groups) and max(geometry.dilation) == 1 and max(sizes) <= 4
-    fits = fits and all(size == tiles.power_of_two(size) for size in sizes)
+    fits = fits and all(size == power_of_two(size) for size in sizes)
     quotients = tuple(-(-size // step) for size, step in zip(output_size, stride, strict=True))
     extent = tuple(max(sizes) for sizes in zip(input.shape[2:], quotients, strict=True))
     if not fits or math.prod(sizes) * width > _MOST_COLUMNS or min(extent) < 4:
@@ -146,12 +146,12 @@ def add_splits(
     if splits == 1:
         return
     size, block = output.numel(), 512 if splits <= 4 else 128
-    triton_epilogue.finish_kernel[(-(-size // block),)](
+    triton_epilogue.finish_kernel[(cdiv(size, block),)](
         split, dense(bias), output,
         float(negative_slope), size, splits, output.shape[1], output.stride(1),
         ACTIVATION=act, UPCAST=interpreting() and is_half(output.dtype),
         OFFSET=tl.int64 if size * splits >= _FAR else tl.int32,
-        BLOCK_SPLITS=min(tiles.power_of_two(splits), 16), BLOCK=block,
+        BLOCK_SPLITS=min(power_of_two(splits), 16), BLOCK=block,
     )  # fmt: skip
 
 
@@ -168,8 +168,8 @@ def close_splits(
     channels, plane = output.shape[1], math.prod(output.shape[2:])
     rows = output.numel() // channels
     block_m, block_n = 64, tiles.covering(channels, 64)
-    m_tiles = -(-rows // block_m)
-    triton_statistics.finish_closed_kernel[(m_tiles * -(-channels // block_n),)](
+    m_tiles = cdiv(rows, block_m)
+    triton_statistics.finish_closed_kernel[(m_tiles * cdiv(channels, block_n),)](
         split, dense(bias), output, end.told(m_tiles, output),
         float(negative_slope), output.numel(), splits, rows, plane, channels, m_tiles,
         output.stride(0), output.stride(1), output.stride(3),

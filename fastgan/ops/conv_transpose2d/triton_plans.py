@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 
 from fastgan.ops.common.dtypes import accumulate_type, is_half
+from fastgan.ops.common.triton_runtime import cdiv, power_of_two
 from fastgan.ops.conv_transpose2d import triton_tiles as tiles
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
 from fastgan.ops.conv_transpose2d.triton_arguments import (
@@ -111,7 +112,7 @@ def up(
     flags = (channels_packed(input, weight), int(behind > 0), False, told, beside is not None)
     work = tiles.Work(programs, batch * rows * cols, cb, math.prod(taps) * cs, mean * cs, cs, *flags)
     tile = choose_tile(input, work)
-    m_tiles, n_tiles = _tiles(batch * rows * cols, tile.block_m), _tiles(cb, tile.block_n)
+    m_tiles, n_tiles = cdiv(batch * rows * cols, tile.block_m), cdiv(cb, tile.block_n)
     others = (weight, _split(output, tile.splits), *(() if beside is None else (beside,)))
     return Plan(
         shape,
@@ -155,7 +156,7 @@ def down(
     flags = (channels_packed(input, weight), int(behind > 0), few, told, beside is not None)
     work = tiles.Work(groups, pixels, cs, taps * cb, mean * cb, depth, *flags)
     tile = choose_tile(input, work)
-    m_tiles, n_tiles = _tiles(pixels, tile.block_m), _tiles(cs, tile.block_n)
+    m_tiles, n_tiles = cdiv(pixels, tile.block_m), cdiv(cs, tile.block_n)
     numbers: tuple[int, ...] = (batch, cs, *output_size, big_h, big_w)
     strides = (*input.strides, *weight.strides)
     shared = {**constants(geometry, weight.shape[2:]), **options(tile)}
@@ -203,13 +204,13 @@ def weight(small: Layout, big: Layout, kernel_size: Pair, geometry: Geometry, be
     mean = pixels if few else batch * met / taps
     packed, gathered = channels_packed(small, big), few and not wide_pays
     tile = choose_tile(small, tiles.Work(programs, cs, wide, pixels, mean, pixels, packed, behind, gathered))
-    m_tiles, n_tiles = _tiles(cs, tile.block_m), _tiles(wide, tile.block_n)
+    m_tiles, n_tiles = cdiv(cs, tile.block_m), cdiv(wide, tile.block_n)
     strides = (*small.strides, *big.strides, output.numel(), *output.strides)
     numbers = arithmetic(geometry, kernel_size, small, big, _split(output, tile.splits))
     shared = {**constants(geometry, kernel_size), **numbers, **options(tile)}
     grid, sizes = (m_tiles * n_tiles * programs * tile.splits,), (*big.shape[2:], m_tiles, n_tiles)
     if few:
-        per_split = _tiles(_tiles(pixels, tile.block_k), tile.splits) * tile.block_k
+        per_split = cdiv(cdiv(pixels, tile.block_k), tile.splits) * tile.block_k
         arguments = (pixels, cs, h, w, *sizes, per_split, *strides)
         plan = Plan(shape, memory_format, grid, arguments, {**shared, "CB": cb}, tile.splits, columns=True)
         # a column takes the sums with all their digits
@@ -238,7 +239,7 @@ def _columns_up(
             "KH": weight.shape[2], "KW": weight.shape[3],
             "TAPS_H": -(-weight.shape[2] // stride[0]), "TAPS_W": -(-weight.shape[3] // stride[1]),
             **arithmetic(geometry, weight.shape[2:], input, weight, output),
-            "BLOCK_H": fold.block[0], "BLOCK_W": fold.block[1], "BLOCK_C": tiles.power_of_two(weight.shape[1]),
+            "BLOCK_H": fold.block[0], "BLOCK_W": fold.block[1], "BLOCK_C": power_of_two(weight.shape[1]),
             "BLOCK_K": tiles.covering(weight.shape[0], 64 if is_half(input.dtype) else 16),
             "num_warps": 8, "num_stages": 1,
         },
@@ -248,10 +249,6 @@ def _columns_up(
 
 def _nothing(shape: tuple[int, ...], memory_format: torch.memory_format) -> Plan:
     return Plan(shape, memory_format, (), (), {})
-
-
-def _tiles(size: int, block: int) -> int:
-    return -(-size // block)
 
 
 def _output(shape: tuple[int, ...], first: Layout, second: Layout) -> tuple[Layout, torch.memory_format]:

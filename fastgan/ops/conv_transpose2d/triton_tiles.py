@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from fastgan.ops.common.dtypes import is_half
+from fastgan.ops.common.triton_runtime import power_of_two
 
 PROCESSORS = 132
 #: Per microsecond: half-precision products of one multiprocessor, bytes that one takes from the second-level cache
@@ -62,11 +63,6 @@ class Machine(NamedTuple):
     major: int = 9
     processors: int = PROCESSORS
     shared: int = 227 << 10
-
-
-def power_of_two(value: int) -> int:
-    """The least power of two that is not below ``value``."""
-    return 1 << max(value - 1, 0).bit_length()
 
 
 def covering(channels: int, most: int) -> int:

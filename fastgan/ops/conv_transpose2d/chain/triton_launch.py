@@ -10,12 +10,11 @@ import torch
 from fastgan.ops.common import triton_statistics as kernels
 from fastgan.ops.common.dtypes import accumulate_type
 from fastgan.ops.common.statistics import stats
-from fastgan.ops.common.triton_runtime import launch_device
+from fastgan.ops.common.triton_runtime import cdiv, launch_device, power_of_two
 from fastgan.ops.conv_transpose2d import triton_launch as maps
 from fastgan.ops.conv_transpose2d.chain.reference import split_weight
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
 from fastgan.ops.conv_transpose2d.triton_arguments import End, dense, empty
-from fastgan.ops.conv_transpose2d.triton_tiles import power_of_two
 
 _MERGED = 512  # values of a step of a merge; more would spill
 Vector = torch.Tensor | None
@@ -135,7 +134,7 @@ def _vector(like: torch.Tensor) -> torch.Tensor:
 def _merge(channels: int, tiles: int) -> tuple[tuple[int], dict[str, int]]:
     """Grid and blocks of a merge: few channels a program, whose programs have many tiles each to go through."""
     block_c = min(power_of_two(channels), 8)  # a sector of memory
-    return (-(-channels // block_c),), {
+    return (cdiv(channels, block_c),), {
         "BLOCK_T": min(power_of_two(tiles), _MERGED // block_c),
         "BLOCK_C": block_c,
     }

@@ -21,6 +21,7 @@ from fastgan.ops.common.triton_statistics import closed
 from fastgan.ops.conv_transpose2d.triton_taps import (
     first_tap,
     next_step,
+    place_of_program,
     places,
     split_steps,
     taps_down,
@@ -51,15 +52,8 @@ def conv_transpose2d_kernel(
     """One program: BLOCK_M output pixels of one phase x BLOCK_N output channels of one group. rows x columns is the
     number of pixels per phase and image; phases of a size that the stride does not divide mask the last one.
     ACTIVATION is applied to the output, or its derivative to the input."""
-    pid = tl.program_id(0)
-    m_tile = pid % m_tiles
-    pid = pid // m_tiles
-    n_tile = pid % n_tiles
-    pid = pid // n_tiles
-    group = (pid % groups).to(OFFSET)
-    pid = pid // groups
-    phase = pid % (STRIDE_H * STRIDE_W)
-    split = pid // (STRIDE_H * STRIDE_W)
+    m_tile, n_tile, group, rest = place_of_program(m_tiles, n_tiles, groups, OFFSET)
+    phase, split = rest % (STRIDE_H * STRIDE_W), rest // (STRIDE_H * STRIDE_W)
     phase_h, phase_w = phase // STRIDE_W, phase % STRIDE_W
 
     start = m_tile.to(OFFSET) * BLOCK_M
@@ -137,14 +131,7 @@ def conv2d_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M output pixels x BLOCK_N output channels of one group."""
-    pid = tl.program_id(0)
-    m_tile = pid % m_tiles
-    pid = pid // m_tiles
-    n_tile = pid % n_tiles
-    pid = pid // n_tiles
-    group = (pid % groups).to(OFFSET)
-    split = pid // groups
-
+    m_tile, n_tile, group, split = place_of_program(m_tiles, n_tiles, groups, OFFSET)
     start = m_tile.to(OFFSET) * BLOCK_M
     m = start + tl.arange(0, BLOCK_M)
     n, at = m % batch, m // batch

@@ -1,8 +1,17 @@
-"""Which taps a tile of pixels meets, the order in which the implicit GEMMs take them, and the channels beside those of
-a matrix product: a few, of another tensor, taken one by one."""
+"""Where a program is, which taps its tile of pixels meets, the order in which the implicit GEMMs take them, and the
+channels beside those of a matrix product: a few, of another tensor, taken one by one."""
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def place_of_program(m_tiles, n_tiles, groups, OFFSET: tl.constexpr):
+    """(tile of rows, tile of columns, group, the rest) of this program; neighbours have the same columns."""
+    pid = tl.program_id(0)
+    row, pid = pid % m_tiles, pid // m_tiles
+    column, pid = pid % n_tiles, pid // n_tiles
+    return row, column, (pid % groups).to(OFFSET), pid // groups
 
 
 @triton.jit

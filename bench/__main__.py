@@ -1,4 +1,4 @@
-"""``python -m bench [run | report | compare | bars | audit | compiled | trainer]``."""
+"""``python -m bench [run | report | compare | bars | audit | host | compiled | trainer]``."""
 
 from __future__ import annotations
 
@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("--only", metavar="TEXT", default="", help="cases whose name contains TEXT")
     audit.add_argument("--uncounted", action="store_true", help="compile only: minutes less")
+    host = commands.add_parser("host", help="from a Python call to the launches of its Triton kernels; needs no GPU")
+    host.add_argument("--rounds", type=int, default=15, metavar="N", help="default: %(default)s")
+    host.add_argument("--calls", type=int, default=100, metavar="N", help="a round's; default: %(default)s")
     compiled = commands.add_parser("compiled", help="our networks under torch.compile beside themselves, on a CPU")
     compiled.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
     compiled.add_argument("--rounds", type=int, default=30, metavar="N", help="default: %(default)s")
@@ -124,6 +127,11 @@ def main(argv: Sequence[str]) -> int:
         from bench.audit import main as audit_main
 
         return audit_main(args.check, args.arch, args.only, args.uncounted)
+    if args.command == "host":
+        from bench import host
+
+        print(host.text(host.measure(args.rounds, args.calls)))
+        return 0
     if args.command == "compiled":
         from bench.compiled import main as compiled_main
 

@@ -195,6 +195,18 @@ CLEARER = [
             ),
             ((IMAGE, KERNEL), {"norm": (Z(4), Z(4), Z(5), None, "relu", 0.0)}, RuntimeError, "weight should contain 4"),
             ((IMAGE, KERNEL), {"norm": (Z(4), Z(4), None, None, "tanh", 0.0)}, ValueError, "activation must be"),
+            ((IMAGE, KERNEL), {"beside": 1.0}, TypeError, "argument 'beside' must be Tensor, not float"),
+            ((IMAGE, KERNEL), {"beside": IMAGE[:, :1]}, RuntimeError, "to have 4 channels, but got 5 channels"),
+            ((IMAGE[:, :3], KERNEL), {"beside": IMAGE[:, :1], "groups": 2}, ValueError, "where there are groups"),
+            ((IMAGE[:, :3], KERNEL), {"beside": IMAGE[:, :1, 1:]}, RuntimeError, "must match except in dimension 1"),
+            ((IMAGE[:, :3], KERNEL), {"beside": IMAGE[0, :1]}, RuntimeError, "must match except in dimension 1"),
+            (
+                (IMAGE[:, :3], KERNEL),
+                {"beside": IMAGE[:, :1].half()},
+                RuntimeError,
+                "expected beside to be torch.float32",
+            ),
+            ((IMAGE[:, :3], KERNEL), {"beside": IMAGE[:, :1].to("meta")}, RuntimeError, "on cpu as input is"),
         )
     ),
     ("batch_norm_stats", (Z(1, 4, 1, 1),), {}, ValueError, "Expected more than 1 value per channel when training"),

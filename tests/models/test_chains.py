@@ -142,3 +142,35 @@ def test_tools_work_on_chained_networks(name: str) -> None:
         with dispatch.trace() as calls:
             assert_tight("synchronised", network(*given), plain(*given))
         assert not any("_stats" in op for op, _ in calls)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_chains_are_captured_in_a_graph(name: str) -> None:
+    """Forward and backward of both networks; a replay has eager's bits."""
+    generator, discriminator = (make().cuda().to(memory_format=torch.channels_last) for make in NETWORKS[name])
+    z, labels = torch.randn(16, generator.z_dim, device="cuda"), torch.arange(16, device="cuda") % 10
+    condition = (labels,) if name == "cgan" else ()
+    players = [*generator.parameters(), *discriminator.parameters()]
+
+    def step() -> list[torch.Tensor]:
+        with torch.autocast("cuda", torch.bfloat16):
+            logits = discriminator(generator(z, *condition), *condition)
+        return [logits, *torch.autograd.grad(binary_cross_entropy_with_logits(logits.float(), 1.0), players)]
+
+    with fastgan.use_backend("triton"), dispatch.trace() as calls:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            expected = [tensor.clone() for tensor in step()]
+        torch.cuda.current_stream().wait_stream(side)
+        assert any(op.endswith("_stats") for op, _ in calls)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = step()
+        for tensor in found:
+            tensor.zero_()
+        graph.replay()
+    torch.cuda.synchronize()
+    assert all(map(torch.equal, found, expected))

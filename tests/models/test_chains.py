@@ -30,6 +30,12 @@ def draw(network: nn.Module) -> tuple[torch.Tensor, ...]:
     return (first, torch.randint(10, (STEPS, BATCH))) if hasattr(network, "classes") else (first,)
 
 
+NETWORKS = {
+    "dcgan": (models.DCGANGenerator, models.DCGANDiscriminator),
+    "cgan": (models.CGANGenerator, models.CGANDiscriminator),
+}
+
+
 @pytest.mark.parametrize("name", LINKS)
 def test_a_chained_network_is_its_twin(name: str) -> None:
     """The rule of test_twins.test_twin."""
@@ -48,10 +54,24 @@ def test_a_chained_network_is_its_twin(name: str) -> None:
         assert worst(single[what], judge[what]) <= allowed, what
 
 
-NETWORKS = {
-    "dcgan": (models.DCGANGenerator, models.DCGANDiscriminator),
-    "cgan": (models.CGANGenerator, models.CGANDiscriminator),
-}
+@pytest.mark.parametrize("make", NETWORKS["dcgan"])
+@pytest.mark.parametrize(("size", "links"), [(64, 4), (128, 5)])
+def test_larger_images(size: int, links: int, make: type[nn.Module]) -> None:
+    """More links in a chain: outputs, gradients and running statistics."""
+    network = make(image_size=size).double()
+    results = []
+    for fuse in (True, False):
+        model = copy.deepcopy(network)
+        model.stages.fuse = fuse
+        torch.manual_seed(0)
+        given = torch.randn(4, model.z_dim) if hasattr(model, "z_dim") else torch.randn(4, 3, size, size)
+        with dispatch.trace() as calls:
+            output = model(given.double().requires_grad_())
+        assert sum(op in ("conv2d_stats", "conv_transpose2d_stats") for op, _ in calls) == links * fuse
+        output.square().sum().backward()
+        results.append([output.detach(), *(p.grad for p in model.parameters()), *(b.double() for b in model.buffers())])
+    for i, (mine, theirs) in enumerate(zip(*results, strict=True)):
+        assert_tight(f"{i}", mine, theirs)
 
 
 class Shapes(TorchDispatchMode):

@@ -148,6 +148,8 @@ CASES = [
     Conv("padding-beyond-kernel", (5, 4), (2, 2), (2, 1), (3, 1), channels=(4, 5)),
     Conv("gaps", (3, 2), (2, 1), (3, 4), channels=(4, 9)),
     Conv("few-channels", (6, 5), (4, 4), (2, 2), (1, 1), channels=(20, 3)),
+    Conv("one-image", (4, 5), (4, 4), (2, 2), (1, 1), channels=(9, 7), batch=1),
+    Conv("many-images", (1, 2), (4, 4), (2, 2), (1, 1), channels=(3, 2), batch=1030),
     Conv("one-channel", (6, 5), (4, 4), (2, 2), (1, 1), channels=(1, 20)),
 ]
 
@@ -201,11 +203,13 @@ def beside(transposed: bool, count: int, layout: Any = lambda t: t) -> Any:
     return edit
 
 
-@pytest.mark.parametrize("case", [case for case in (LAYER, *CASES) if case.groups == 1], ids=lambda case: case.name)
-@pytest.mark.parametrize("count", [1, 3])
+BESIDE = [case for case in (LAYER, *CASES) if case.groups == 1 and case.batch < 100]
+
+
+@pytest.mark.parametrize("case", BESIDE, ids=lambda case: case.name)
 @directions
-def test_channels_beside_those_of_the_input(transposed, count, case, device):
-    case = replace(case, channels=(20, 17)) if case is LAYER else case
+def test_channels_beside_those_of_the_input(transposed, case, device):
+    count, case = (3, replace(case, channels=(20, 17))) if case is LAYER else (1, case)
     check(case, transposed, device, along_statistics=False, edit=beside(transposed, count))
 
 

@@ -73,7 +73,7 @@ def _planned(function: Planner) -> Planner:
 
     @functools.wraps(function)
     def plan(*args: Any) -> Any:
-        return made(tf32(), *args)
+        return made(args[0].dtype is torch.float32 and tf32(), *args)
 
     return cast(Planner, plan)
 

@@ -81,9 +81,12 @@ class FusedSequential(nn.Sequential):
         x, pending, i = input, None, 0
         while i < len(layers):
             layer, after = layers[i], layers[i + 1 : i + 3]
-            if beside is not None and layer is not first and not (after and self._is_link(x, beside, layer, after[0])):
+            ahead = beside is not None and first is not None and i == 0
+            linked = bool(after) and not ahead and self._is_link(x, beside, layer, after[0])
+            if beside is not None and not ahead and not linked:
                 x, pending, beside = _beside(_normalized(x, pending), beside), None, None
-            if after and self._is_link(x, beside, layer, after[0]):
+                linked = bool(after) and self._is_link(x, None, layer, after[0])
+            if linked:
                 x, pending = _link(x, pending, beside, layer, after[0])
                 beside = None
                 i += 2

@@ -174,7 +174,19 @@ class Concatenations(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("start", ["link", "norm then link", "first then link", "first alone", "no link", "nothing"])
+STARTS = (
+    "link",
+    "norm then link",
+    "first then link",
+    "first convolution",
+    "first twice",
+    "first alone",
+    "no link",
+    "nothing",
+)
+
+
+@pytest.mark.parametrize("start", STARTS)
 def test_channels_beside_the_input(start):
     """As after torch.cat, which a chain that starts with them does without."""
     norm, up = BatchNormAct2d(3), ConvTranspose2d(4, 6, 4, 2, 1, bias=False)
@@ -182,14 +194,19 @@ def test_channels_beside_the_input(start):
         "link": [up, BatchNormAct2d(6), Conv2d(6, 5, 3), BatchNormAct2d(5)],
         "norm then link": [BatchNormAct2d(4), up, BatchNormAct2d(6)],
         "first then link": [up, BatchNormAct2d(6)],
+        "first convolution": [BatchNormAct2d(4), up, BatchNormAct2d(6)],
+        "first twice": [Conv2d(4, 3, 1), norm, Conv2d(3, 2, 1), BatchNormAct2d(2)],
         "first alone": [],
         "no link": [up, nn.Tanh()],
         "nothing": [],
     }[start]
     first = norm.double() if start.startswith("first") else None
-    fused, plain = FusedSequential(*children, fuse=True).double(), nn.Sequential(*copy.deepcopy(children)).double()
+    if start == "first convolution":
+        first = Conv2d(3, 3, 1).double()
+    fused = FusedSequential(*children, fuse=True).double()
+    before_plain, plain = copy.deepcopy([first, nn.Sequential(*children)])
     results = []
-    for model, before in ((fused, first), (plain, copy.deepcopy(first))):
+    for model, before in ((fused, first), (plain, before_plain)):
         torch.manual_seed(0)
         x, beside = (torch.randn(4, channels, 4, 5, dtype=torch.float64, requires_grad=True) for channels in (3, 1))
         with dispatch.trace() as calls, Concatenations() as concatenations:
@@ -202,8 +219,9 @@ def test_channels_beside_the_input(start):
         leaves = [x, beside, *model.parameters(), *(before.parameters() if before else ())]
         results.append((links, concatenations.count, [output.detach(), *(leaf.grad for leaf in leaves)]))
     links, concatenated, mine = results[0]
-    assert links == {"link": 2, "norm then link": 1, "first then link": 1}.get(start, 0)
-    assert concatenated == (start not in ("link", "first then link"))
+    expected = {"link": 2, "norm then link": 1, "first then link": 1, "first convolution": 1, "first twice": 2}
+    assert links == expected.get(start, 0)
+    assert concatenated == (start not in ("link", "first then link", "first twice"))
     for i, (one, other) in enumerate(zip(mine, results[1][2], strict=True)):
         assert_tight(f"{i}", one, other)
 

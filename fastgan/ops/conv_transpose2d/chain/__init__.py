@@ -60,9 +60,10 @@ def _backward_fake(name: str) -> Any:
         vectors = [_vector(input, input.shape[1] if of_input and mean is not None else 0) for _ in range(4)]
         grad_input = torch.empty_like(input) if of_input else input.new_empty(0)
         grad_beside = torch.empty_like(beside) if of_beside and beside is not None else input.new_empty(0)
-        shape, memory_format = weight.shape if of_weight else (0,), output_memory_format(input, output)
-        grad_weight = torch.empty(shape, dtype=input.dtype, device=input.device)
-        grad_weight = grad_weight.contiguous(memory_format=memory_format) if of_weight else grad_weight
+        grad_weight = input.new_empty(0)
+        if of_weight:
+            memory_format = output_memory_format(input, output)
+            grad_weight = torch.empty(weight.shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
         return grad_input, grad_beside, grad_weight, *vectors
 
     return fake

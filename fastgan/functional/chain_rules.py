@@ -18,10 +18,16 @@ def transparent() -> bool:
     """Whether nothing is at work that must see, or differentiate in its own way, the layers one by one: the transforms
     of ``torch.func``, forward mode, a tracer, an exporter."""
     if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
+        return not _exporting()
     return not torch._C._are_functorch_transforms_active() and (
         forward_ad._current_level < 0 and torch._C._get_tracing_state() is None and not torch.onnx.is_in_onnx_export()
     )
+
+
+@torch.compiler.assume_constant_result
+def _exporting() -> bool:
+    """Asked outside what is compiled: there torch 2.11 says yes whatever it is compiled for."""
+    return torch.compiler.is_exporting()
 
 
 def kernels_on(device: str) -> bool:

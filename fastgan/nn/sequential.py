@@ -80,18 +80,18 @@ class FusedSequential(nn.Sequential):
         layers = [*(() if first is None else (first,)), *_flat(self, self.fuse)]
         x, pending, i = input, None, 0
         while i < len(layers):
-            layer, after = layers[i], layers[i + 1 : i + 3]
+            layer, second, third = [*layers[i : i + 3], None, None][:3]
             ahead = beside is not None and first is not None and i == 0
-            linked = bool(after) and not ahead and self._is_link(x, beside, layer, after[0])
+            linked = not ahead and self._is_link(x, beside, layer, second)
             if beside is not None and not ahead and not linked:
                 x, pending, beside = _beside(_normalized(x, pending), beside), None, None
-                linked = bool(after) and self._is_link(x, None, layer, after[0])
+                linked = self._is_link(x, None, layer, second)
             if linked:
-                x, pending = _link(x, pending, beside, layer, after[0])
+                x, pending = _link(x, pending, beside, layer, second)
                 beside = None
                 i += 2
                 continue
-            if pending is None and len(after) == 2 and _starts(x, layer) and self._is_link(x, beside, *after):
+            if pending is None and _starts(x, layer) and self._is_link(x, beside, second, third):
                 pending = _start(x, layer)
             else:
                 x, pending = layer(_normalized(x, pending)), None
@@ -105,20 +105,13 @@ class FusedSequential(nn.Sequential):
             return False
         return chain_rules.transparent() and not any(getattr(nn.modules.module, hooks) for hooks in _GLOBAL_HOOKS)
 
-    def _is_link(self, x: Any, beside: Any, layer: nn.Module, norm: nn.Module) -> bool:
-        """Whether the two layers run as one link on ``x`` and the channels beside it."""
+    def _is_link(self, x: Any, beside: Any, layer: Any, norm: Any) -> bool:
+        """Whether the two layers, if they are there, run as one link on ``x`` and the channels beside it."""
         if not (_is_convolution(layer) and _is_norm(norm) and isinstance(x, torch.Tensor)):
             return False
         name, options = _geometry_of(layer)
-        weight, bias = layer.weight, layer.bias
         return chain_rules.ordinary(x, beside) and chain_rules.may_link(
-            name,
-            x,
-            weight,  # type: ignore[arg-type]
-            bias,  # type: ignore[arg-type]
-            options,
-            only_kernels=self.fuse is None,
-            beside=beside,
+            name, x, layer.weight, layer.bias, options, only_kernels=self.fuse is None, beside=beside
         )
 
 
@@ -141,14 +134,14 @@ def _is_bare(layer: nn.Module) -> bool:
     return not ("forward" in layer.__dict__ or "_conv_forward" in layer.__dict__) and layer._compiled_call_impl is None
 
 
-def _is_convolution(layer: nn.Module) -> bool:
+def _is_convolution(layer: nn.Module | None) -> bool:
     if not isinstance(layer, (Conv2d, ConvTranspose2d)) or type(layer) not in (Conv2d, ConvTranspose2d):
         return False
     plain = layer.activation == "none" and layer.padding_mode == "zeros"
     return plain and _is_bare(layer) and chain_rules.ordinary(layer.weight, layer.bias)
 
 
-def _is_norm(layer: nn.Module) -> bool:
+def _is_norm(layer: nn.Module | None) -> bool:
     """Whether it is a batch norm by the statistics of the batch."""
     if not isinstance(layer, BatchNormAct2d) or type(layer) is not BatchNormAct2d or not layer.training:
         return False

@@ -11,7 +11,7 @@ import fastgan
 from fastgan import dispatch
 from fastgan.nn import BatchNormAct2d, Conv2d, FusedSequential
 from tests.checks import assert_tight
-from tests.nn.test_sequential import assert_same, draw, layers, linked, pair, run
+from tests.nn.test_sequential import assert_same, compilers_warn, draw, layers, linked, pair, run
 
 
 def hook(*_):
@@ -49,7 +49,7 @@ DONE = {
 
 @pytest.mark.parametrize("what", DONE)
 @pytest.mark.filterwarnings("ignore:Full backward hook:UserWarning")
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo looks
+@compilers_warn
 def test_what_keeps_a_layer_as_it_is(what):
     fused, plain = pair()
     done, links = DONE[what]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fastgan
+from fastgan import functional
 from fastgan.ops.conv_transpose2d.geometry import Geometry
 from tests.checks import backend_reason
 
@@ -93,3 +95,42 @@ def test_torchs_setting_for_float32_products_counts(plans, device):
     finally:
         setting.fp32_precision = before
     assert found == ["ieee", "tf32", "ieee"]
+
+
+def through_the_dispatcher(name, device):
+    """A call past Python's own road to a backend: its sizes are lists."""
+    small, big, weight = (torch.ones(shape, device=device) for shape in ((2, 4, 3, 3), (2, 3, 6, 6), (4, 3, 4, 4)))
+    geometry = ([2, 2], [1, 1], [1, 1], 1)
+    ops = torch.ops.fastgan
+    return {
+        "conv_transpose2d": lambda: ops.conv_transpose2d(small, weight, None, [6, 6], *geometry),
+        "conv2d": lambda: ops.conv2d(big, weight, None, [3, 3], *geometry),
+        "conv2d_weight": lambda: ops.conv2d_weight(small, big, [4, 4], *geometry),
+        "conv_transpose2d_act": lambda: ops.conv_transpose2d_act(small, weight, None, [6, 6], *geometry, 1, 0.0),
+        "conv2d_act": lambda: ops.conv2d_act(big, weight, None, [3, 3], *geometry, 1, 0.0),
+        "conv2d_act_backward": lambda: ops.conv2d_act_backward(
+            small, small, big, weight, True, [6, 6], [4, 4], *geometry, 1, 0.0
+        ),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["conv_transpose2d", "conv2d", "conv2d_weight", "conv_transpose2d_act", "conv2d_act", "conv2d_act_backward"],
+)
+def test_sizes_may_be_lists(name, plans, device):
+    call = through_the_dispatcher(name, device)
+    with fastgan.use_backend("reference"):
+        expected = call()
+    with fastgan.use_backend("triton"):
+        found = call()
+    for mine, theirs in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, expected)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_sizes_of_compiled_code(plans, device):
+    small, weight = torch.ones(2, 4, 3, 3, device=device), torch.ones(4, 3, 4, 4, device=device)
+    compiled = torch.compile(functional.conv_transpose2d, backend="aot_eager", fullgraph=True)
+    with fastgan.use_backend("triton"):
+        found = compiled(small, weight, stride=2, padding=1)
+    assert torch.equal(found, functional.conv_transpose2d(small, weight, stride=2, padding=1))

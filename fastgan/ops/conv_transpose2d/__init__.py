@@ -62,9 +62,9 @@ def _triton(name: str, activated: bool = False) -> Any:
         from fastgan.ops.conv_transpose2d import triton_launch
 
         count = 2 if activated else 0
-        *head, stride, padding, dilation, groups = rest[: len(rest) - count]
-        geometry = _pairs(stride, padding, dilation, groups)
-        result = getattr(triton_launch, name)(first, second, *head, geometry, *rest[len(rest) - count :])
+        *bias, size, stride, padding, dilation, groups = rest[: len(rest) - count]
+        arguments = (*bias, tuple(size), _pairs(stride, padding, dilation, groups), *rest[len(rest) - count :])
+        result = getattr(triton_launch, name)(first, second, *arguments)
         return result[0] if name == "conv2d_weight" else result
 
     return run

@@ -17,8 +17,9 @@ from fastgan.training.step import Players, frozen, gradient_norms
 class FirstSequential(nn.Sequential):
     """A Sequential with FusedSequential's arguments."""
 
-    def forward(self, input: Tensor, first: nn.Module | None = None) -> Tensor:
-        return super().forward(input if first is None else first(input))
+    def forward(self, input: Tensor, first: nn.Module | None = None, beside: Tensor | None = None) -> Tensor:
+        x = input if first is None else first(input)
+        return super().forward(x if beside is None else torch.cat((x, beside), 1))
 
 
 class SameConv2d(nn.Conv2d):

@@ -190,6 +190,14 @@ def test_operands(transposed, edit, device):
     check(replace(LAYER, channels=(20, 17)), transposed, device, edit=edit)
 
 
+@directions
+def test_few_channels_at_the_start_of_a_chain(transposed, device, launched):
+    """The kernels that take them as columns tell nothing of their output."""
+    (case,) = (case for case in CASES if case.name == "few-channels")
+    check(case, transposed, device, along_statistics=False, edit=without_norm)
+    assert "statistics_merge_kernel" in launched
+
+
 def beside(transposed: bool, count: int, layout: Any = lambda t: t) -> Any:
     """An edit: the link takes ``count`` channels more, which have no batch norm."""
 

@@ -134,3 +134,13 @@ def test_sizes_of_compiled_code(plans, device):
     with fastgan.use_backend("triton"):
         found = compiled(small, weight, stride=2, padding=1)
     assert torch.equal(found, functional.conv_transpose2d(small, weight, stride=2, padding=1))
+
+
+@pytest.mark.parametrize("name", ["up", "down"])
+def test_far_channels_beside_have_offsets_of_64_bits(name, plans, device):
+    call, _, _, _, _, _, _, near, *_ = calls_of(name)
+    assert near[2] is not None
+    far = near[2]._replace(strides=(1 << 29, *near[2].strides[1:]))
+    plan = getattr(plans, name)
+    widths = [plan(*call[:2], beside, *call[3:6], True).options["OFFSET"] for beside in (None, near[2], far)]
+    assert [str(width) for width in widths] == ["int32", "int32", "int64"]

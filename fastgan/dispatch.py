@@ -58,6 +58,8 @@ class Backend:
 
 #: What is run in place of the reference's ``run``; None from it means that it cannot, and ``run`` is.
 Instead = Callable[[], Any]
+#: Makes what is timed, by name.
+Runs = Callable[[], dict[str, Callable[[], Any]]]
 
 
 class Measured(Protocol):
@@ -72,9 +74,16 @@ class Measured(Protocol):
     def torchs_time(self, op: str, args: tuple[Any, ...], gradients: str, run: Callable[[], Any]) -> float | None:
         """As :func:`torchs_time`."""
 
+    def chain_times(self, key: tuple[Any, ...], input: torch.Tensor, runs: Runs, may_run: bool) -> dict[str, float]:
+        """Seconds of each of the runs, of those that are known or, as ``may_run`` says, can be measured now."""
+
+    def has_kernels(self, op: str, device: str) -> bool:
+        """Whether another backend than the reference can run ``op`` on that device type."""
+
 
 _table: dict[str, dict[str, Backend]] = {}
 _keys: dict[str, Callable[..., tuple[Any, ...]]] = {}
+_written: dict[str, tuple[int, ...]] = {}
 _traces: list[list[tuple[str, str]]] = []
 _forced: str | None = None
 #: Set by fastgan.tuning: the tables where some are in use, and within ``fastgan.autotune`` what times a new call.
@@ -115,7 +124,8 @@ def define(
         batching_rule: how it runs under ``torch.vmap``, as ``torch.library.register_vmap`` takes it.
         tuning_key: takes the op's arguments, the first of which is a tensor, and gives what its time depends on, as
             tuples of numbers, strings, dtypes and None; calls with equal keys are supported by the same backends.
-            Where it is given the op may be timed by :func:`fastgan.autotune`: it must leave its arguments alone.
+            Where it is given the op may be timed by :func:`fastgan.autotune`: arguments that it writes to must be
+            optional, and are None then.
     """
     op = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -126,6 +136,8 @@ def define(
     _table[op] = {backend.name: backend for backend in backends}
     if tuning_key is not None:
         _keys[op] = tuning_key
+        arguments = getattr(_ops, op).default._schema.arguments
+        _written[op] = tuple(i for i, arg in enumerate(arguments) if arg.alias_info is not None)
 
 
 def call(op: str, *args: Any) -> Any:
@@ -218,6 +230,17 @@ def torchs_time(op: str, args: tuple[Any, ...], gradients: str, run: Callable[[]
     return None if _tables is None else _tables.torchs_time(op, args, gradients, run)
 
 
+def chain_is_faster(key: tuple[Any, ...], tensors: tuple[torch.Tensor | None, ...], runs: Runs) -> bool:
+    """Whether layers, known by that key, run faster as a chain ("triton" among the runs) than one by one
+    ("reference"), forward and backward: False where that is not known and cannot be measured now. The first of the
+    tensors that they take is their input."""
+    input = tensors[0]
+    if _tables is None or input is None:
+        return False
+    times = _tables.chain_times(key, input, runs, _measure is not None and _direct(tensors))
+    return times.keys() >= {"triton", "reference"} and times["triton"] < times["reference"]
+
+
 def measured(op: str, *args: Any, gradient: bool = False) -> dict[str, float] | None:
     """The measured seconds of a call by backend, where a table in use knows them."""
     return None if _tables is None else _tables.times(op, args, gradient)
@@ -299,6 +322,8 @@ def may_choose_kernels(op: str, device: str) -> bool:
     """Whether :func:`select` could take another backend than the reference for some arguments on that device type."""
     if _forced is not None:
         return _forced != "reference" and _forced in _table[op]
+    if _tables is not None and _tables.has_kernels(op, device):
+        return True
     return any(device in backend.auto_on for backend in _table[op].values())
 
 

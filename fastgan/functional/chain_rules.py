@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
 
 from fastgan import dispatch
 from fastgan.functional.convolutions import Options, sizes
 from fastgan.ops.batch_norm_act.autograd import FEW
+from fastgan.ops.common.tuning_key import of_tensor
 
 _LINKS = ("conv_transpose2d", "conv2d")
 _ORDINARY = (torch.Tensor, torch.nn.Parameter)
+Tensors = tuple[torch.Tensor | None, ...]
 
 
 def transparent() -> bool:
@@ -36,6 +40,32 @@ def kernels_on(device: str) -> bool:
         backends = [_of_device(name, device, dispatch.forced()) for name in _LINKS]
         return any(backend not in (None, "reference") for backend in backends)
     return any(dispatch.may_choose_kernels(f"{name}_stats", device) for name in _LINKS)
+
+
+def measured() -> bool:
+    """Whether measured times say which links are run."""
+    return dispatch.has_tables() and dispatch.forced() is None
+
+
+def is_faster(layers: tuple[Any, ...], images: Tensors, parameters: Tensors, runs: dispatch.Runs) -> bool:
+    """Whether layers run faster as a chain than one by one, forward and backward, as measured times say
+    (:func:`fastgan.dispatch.chain_is_faster`).
+
+    Args:
+        layers: kinds and options, as :mod:`fastgan.ops.common.tuning_key` has keys.
+        images: what they take, the input first; parameters: theirs.
+        runs: makes the runs that are timed, "triton" as a chain and "reference" one by one.
+    """
+    input: Any = images[0]
+    device = input.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    sizes = [*(_taken(image, True) for image in images), *(_taken(parameter, False) for parameter in parameters)]
+    key = (torch.is_grad_enabled(), low, layers, *sizes)
+    return dispatch.chain_is_faster(key, (*images, *parameters), runs)
+
+
+def _taken(tensor: torch.Tensor | None, batched: bool) -> Any:
+    return None if tensor is None else (of_tensor(tensor, batched), tensor.requires_grad)
 
 
 def ordinary(*tensors: object) -> bool:

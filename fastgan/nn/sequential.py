@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.fx import Proxy
 from fastgan import functional
 from fastgan.functional import chain_rules
 from fastgan.functional.chains import Norm, Options
+from fastgan.nn import chain_tuning
 from fastgan.nn.conv import Conv2d, ConvTranspose2d
 from fastgan.nn.norm import BatchNormAct2d, FusedIdentity, FusedLeakyReLU, FusedReLU
 
@@ -37,9 +38,9 @@ class FusedSequential(nn.Sequential):
 
     Args:
         args: modules, or one ``OrderedDict`` of them, as in ``nn.Sequential``.
-        fuse: None runs chains where the dispatch chooses kernels for them (without a measurement it does so only under
-            ``fastgan.use_backend("triton")``), True wherever they can run, False never. An attribute, to be set at any
-            time.
+        fuse: None runs chains where :func:`fastgan.autotune` found them faster than their layers one by one (in eager
+            mode), and under ``fastgan.use_backend("triton")``; True wherever they can run, False never. An attribute,
+            to be set at any time.
 
     Shape:
         ``forward(input, first=None, beside=None)``: what the first layer takes. ``first`` is a layer that is run before
@@ -78,20 +79,24 @@ class FusedSequential(nn.Sequential):
         if not self._may_chain(input):
             return super().forward(_beside(input if first is None else first(input), beside))
         layers = [*(() if first is None else (first,)), *_flat(self, self.fuse)]
+        fuse, decided, measured = self.fuse, 0, self.fuse is None and chain_rules.measured()
         x, pending, i = input, None, 0
         while i < len(layers):
             layer, second, third = [*layers[i : i + 3], None, None][:3]
             ahead = beside is not None and first is not None and i == 0
-            linked = not ahead and self._is_link(x, beside, layer, second)
+            if measured and i >= decided:
+                run = _run(layers[i:])
+                fuse, decided = _pays(run, x, beside, ahead), i + max(len(run), 1)
+            linked = not ahead and _is_link(fuse, x, beside, layer, second)
             if beside is not None and not ahead and not linked:
                 x, pending, beside = _beside(_normalized(x, pending), beside), None, None
-                linked = self._is_link(x, None, layer, second)
+                linked = _is_link(fuse, x, None, layer, second)
             if linked:
                 x, pending = _link(x, pending, beside, layer, second)
                 beside = None
                 i += 2
                 continue
-            if pending is None and _starts(x, layer) and self._is_link(x, beside, second, third):
+            if pending is None and _starts(x, layer) and _is_link(fuse, x, beside, second, third):
                 pending = _start(x, layer)
             else:
                 x, pending = layer(_normalized(x, pending)), None
@@ -105,14 +110,36 @@ class FusedSequential(nn.Sequential):
             return False
         return chain_rules.transparent() and not any(getattr(nn.modules.module, hooks) for hooks in _GLOBAL_HOOKS)
 
-    def _is_link(self, x: Any, beside: Any, layer: Any, norm: Any) -> bool:
-        """Whether the two layers, if they are there, run as one link on ``x`` and the channels beside it."""
-        if not (_is_convolution(layer) and _is_norm(norm) and isinstance(x, torch.Tensor)):
-            return False
-        name, options = _geometry_of(layer)
-        return chain_rules.ordinary(x, beside) and chain_rules.may_link(
-            name, x, layer.weight, layer.bias, options, only_kernels=self.fuse is None, beside=beside
-        )
+
+def _is_link(fuse: bool | None, x: Any, beside: Any, layer: Any, norm: Any) -> bool:
+    """Whether the two layers, if they are there, run as one link on ``x`` and the channels beside it."""
+    if fuse is False or not (_is_convolution(layer) and _is_norm(norm) and isinstance(x, torch.Tensor)):
+        return False
+    name, options = _geometry_of(layer)
+    return chain_rules.ordinary(x, beside) and chain_rules.may_link(
+        name, x, layer.weight, layer.bias, options, only_kernels=fuse is None, beside=beside
+    )
+
+
+def _run(layers: list[nn.Module]) -> list[nn.Module]:
+    """The layers at the beginning that can be one chain: [batch norm,] then convolutions, each with a batch norm."""
+    start = end = 1 if _is_norm(layers[0]) else 0
+    while end + 1 < len(layers) and _is_convolution(layers[end]) and _is_norm(layers[end + 1]):
+        end += 2
+    return layers[:end] if end > start else []
+
+
+def _pays(run: list[nn.Module], x: Any, beside: Any, ahead: bool) -> bool:
+    """Whether a run is known to be faster as a chain; ``ahead``: its first layer comes before the channels beside."""
+    if not run or not isinstance(x, torch.Tensor) or not chain_rules.ordinary(x, beside):
+        return False
+
+    def build(layers: Sequence[nn.Module], chained: bool) -> Any:
+        first, rest = (layers[0], layers[1:]) if ahead else (None, layers)
+        sequential = FusedSequential(*rest, fuse=chained)
+        return lambda x, beside: sequential(x, first, beside)
+
+    return chain_tuning.faster(run, (x, beside), build)
 
 
 def _flat(sequential: nn.Sequential, fuse: bool | None) -> Iterator[nn.Module]:

@@ -4,7 +4,7 @@
 such a table without timing anything. Without either nothing is read, so that a program's numbers depend on no other
 program's: backends round differently.
 
-A call is known by what its time depends on (fastgan/ops/conv_transpose2d/tuning_key.py: shapes, strides, dtype, the
+A call is known by what its time depends on (fastgan/ops/common/tuning_key.py: shapes, strides, dtype, the
 batch's power of two) and by the process's settings: threads on a CPU; on a GPU TF32, ``torch.backends.cudnn.benchmark``
 and deterministic algorithms. Times are those of calls from eager Python, in a row: of the launches, where these take
 longer than the work. A gradient's reference is torch's own backward, as it is where it runs.
@@ -37,12 +37,14 @@ _tables = Tables()
 
 @contextlib.contextmanager
 def autotune(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Time each new kind of convolution inside the ``with`` block, and use the fastest backend for it from then on.
+    """Time each new kind of call inside the ``with`` block, and use the fastest backend for it from then on.
 
-    Forward and backward, each call of ``fastgan.functional.conv2d`` and ``conv_transpose2d`` that the table does not
-    know is run several times by every backend that can run it (torch's cuDNN or oneDNN, Triton, native), on its own
-    arguments, which takes tens of milliseconds; then it runs as usual, by the fastest. The table is written to disk
-    with each new entry and read when the block begins: a few steps of a training fill it, and later ones, inside a
+    Forward and backward, each call of a function of ``fastgan.functional`` that the table does not know is run several
+    times by every backend that can run it (torch's cuDNN or oneDNN, Triton, native), on its own arguments, which takes
+    tens of milliseconds; then it runs as usual, by the fastest. Running statistics are updated once, as ever. Layers of
+    a :class:`fastgan.nn.FusedSequential` that can be a chain are timed as a chain and one by one, on copies, and run as
+    what was the faster; where no kernel of ours can run a chain, as on a CPU, they are not. The table is written to
+    disk with each new entry and read when the block begins: a few steps of a training fill it, and later ones, inside a
     block, outside or in other processes (:func:`load_tuning`), time nothing. Of float32 calls on a CPU, which may be
     left to torch's own op with its own backward, that is timed too; once all is known, the times decide.
 

@@ -22,7 +22,12 @@ Arguments = tuple[Any, ...]
 def key_of(op: str, args: Arguments, role: bool | str) -> Key:
     """What the times of a call are kept under: as itself, as a gradient (True) or as a whole by torch."""
     first = args[0]
-    return (op, role, *dispatch._keys[op](*args), machine.settings(first.device.type, first.dtype))
+    return (
+        op,
+        role,
+        *dispatch._keys[op](*_without_effects(op, args)),
+        machine.settings(first.device.type, first.dtype),
+    )
 
 
 def usable(backend: Backend, args: Arguments) -> bool:
@@ -47,6 +52,8 @@ class Tables:
         self._by_device: dict[torch.device, Table] = {}
         self._by_name: dict[str, Table] = {}
         self._lock = threading.RLock()  # a gradient is timed with those that it consists of
+        #: Of chains, apart from the other: on a GPU their backward runs, and times ops, on threads of autograd's.
+        self._chain_lock = threading.Lock()
         self._given_up: set[Path] = set()
 
     def open(self, folder: Path | None) -> None:
@@ -100,21 +107,38 @@ class Tables:
         with self._lock:
             if backends.keys() <= table.entries.get(key, {}).keys():
                 return
-            runs = {name: _run(backend, args, instead) for name, backend in backends.items()}
+            runs = {name: _run(backend, _without_effects(op, args), instead) for name, backend in backends.items()}
             with torch.no_grad(), dispatch.unrecorded():
                 times = timing.measure(runs, device)
             self._add(device, table, {key: times})
 
     def torchs_time(self, op: str, args: Arguments, gradients: str, run: timing.Run) -> float | None:
         """The seconds of torch's own op with these gradients, timed if a block times what is new."""
-        device = args[0].device
-        table, key = self._by_device.get(device) or self._read(device), key_of(op, args, f"torch {gradients}")
+        key = key_of(op, args, f"torch {gradients}")
         with self._lock:
-            if key not in table.entries and dispatch.is_measuring():
-                with torch.no_grad():
-                    times = timing.measure({"reference": run}, device)
-                self._add(device, table, {key: times})
-        return table.entries.get(key, {}).get("reference")
+            times = self._whole(key, args[0].device, lambda: {"reference": run}, dispatch.is_measuring())
+        return times.get("reference")
+
+    def chain_times(self, key: Key, input: torch.Tensor, runs: dispatch.Runs, may_run: bool) -> Times:
+        """The seconds of several layers, forward and backward, each way, timed if ``may_run`` says so; none if they are
+        not known."""
+        key = ("chain", "whole", input.dtype, *key, machine.settings(input.device.type, input.dtype))
+        with self._chain_lock:
+            return self._whole(key, input.device, runs, may_run and _can_be_timed((input,)))
+
+    def has_kernels(self, op: str, device: str) -> bool:
+        """Whether another backend than the reference can run the op on that type of device, and has times there."""
+        some = torch.empty(0, device=device)
+        return any(usable(backend, (some,)) for name, backend in dispatch._table[op].items() if name != "reference")
+
+    def _whole(self, key: Key, device: torch.device, runs: dispatch.Runs, may_run: bool) -> Times:
+        """The seconds of what consists of several calls, timed if they are not known and ``may_run`` says so."""
+        table = self._by_device.get(device) or self._read(device)
+        if key not in table.entries and may_run:
+            with torch.no_grad(), dispatch.unrecorded():
+                times = timing.measure(runs(), device)
+            self._add(device, table, {key: times})
+        return table.entries.get(key, {})
 
     def _read(self, device: torch.device) -> Table:
         """The table of a device with what its file holds."""
@@ -136,6 +160,10 @@ class Tables:
 
     def _add(self, device: torch.device, table: Table, entries: Entries) -> None:
         """Keep entries here and in the file; only here once that could not be written."""
+        with self._lock:
+            self._keep(device, table, entries)
+
+    def _keep(self, device: torch.device, table: Table, entries: Entries) -> None:
         table.entries = store.merged(table.entries, entries)
         self._changed()
         if self.folder is None or self.folder in self._given_up:
@@ -153,6 +181,12 @@ class Tables:
             table.fastest.clear()
         for choices in dispatch.remembered:
             choices.clear()
+
+
+def _without_effects(op: str, args: Arguments) -> Arguments:
+    """The arguments without those that the op writes to."""
+    written = dispatch._written[op]
+    return tuple(None if i in written else arg for i, arg in enumerate(args)) if written else args
 
 
 def _can_be_timed(args: Arguments) -> bool:

@@ -31,18 +31,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 class Clock:
-    """Seconds that each backend takes, "torch's backward" among them; what ran, in order; what the clock shows."""
+    """Seconds that each backend takes, "torch's backward" among them, for any op and more for some; what ran, in order;
+    what the clock shows."""
 
     def __init__(self) -> None:
+        self.more: dict[str, float] = {}
         self.costs = {"native": 2.0, "triton": 3.0, "reference": 1.0, "torch's backward": 1.0}
         self.ran: list[str] = []
         self.now = 0.0
 
-    def moved_by(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-        def moving(*args: Any) -> Any:
+    def moved_by(self, name: str, run: Callable[..., Any], op: str = "") -> Callable[..., Any]:
+        def moving(*args: Any, **options: Any) -> Any:
             self.ran.append(name)
-            self.now += self.costs[name]
-            return run(*args)
+            self.now += self.costs[name] + self.more.get(op, 0.0)
+            return run(*args, **options)
 
         return moving
 
@@ -55,23 +57,21 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Every op of the convolutions has three backends that run the reference on a CPU and move the clock."""
+    """Every op's backends run the reference on a CPU and move the clock."""
     clock = Clock()
     for op in OPS:
-        real = dispatch._table[op]["reference"]
-        row = {name: _backend(clock, name, real) for name in ("native", "triton", "reference")}
-        if op == "conv2d_act_backward":
-            del row["native"]
-        monkeypatch.setitem(dispatch._table, op, row)
+        real = dispatch._table[op]
+        names = [name for name in ("native", "triton", "reference") if name in real]
+        monkeypatch.setitem(dispatch._table, op, {name: _backend(clock, name, op, real["reference"]) for name in names})
     monkeypatch.setattr(reference, "gradient", clock.moved_by("torch's backward", reference.gradient))
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(triton_runtime, "interpreting", lambda: False)
     return clock
 
 
-def _backend(clock: Clock, name: str, real: Backend) -> Backend:
+def _backend(clock: Clock, name: str, op: str, real: Backend) -> Backend:
     auto_on = frozenset({"cpu"} if name == "native" else ())
-    return dataclasses.replace(real, name=name, run=clock.moved_by(name, real.run), auto_on=auto_on)
+    return dataclasses.replace(real, name=name, run=clock.moved_by(name, real.run, op), auto_on=auto_on)
 
 
 def up(batch: int = 2, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

@@ -6,6 +6,7 @@ _CONV = "fastgan/ops/conv_transpose2d"
 _T_TUNING = "tests/tuning/test_autotune.py"
 _T_NEVER = "tests/tuning/test_never_timed.py"
 _T_STORE = "tests/tuning/test_store.py"
+_T_CHAINS = "tests/tuning/test_chains.py"
 
 # fmt: off
 MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
@@ -59,5 +60,27 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
     ("times_of_another_machine_are_used", "fastgan/tuning/store.py",
      'if content.get("identity") != identity:', "if False:",
      f"{_T_STORE} -k aside"),
+    ("timing_a_chain_updates_running_statistics", "fastgan/nn/chain_tuning.py",
+     "None if buffer is None else buffer.clone()", "buffer",
+     f"{_T_CHAINS} -k no_trace"),
+    ("chains_are_timed_without_gradients", "fastgan/nn/chain_tuning.py",
+     "self.run, self.grad = build(layers, chained), grad",
+     "self.run, self.grad = build(layers, chained), torch.is_grad_enabled()",
+     f"{_T_CHAINS} -k used_from"),
+    ("the_slower_of_chain_and_layers", "fastgan/dispatch.py",
+     'times["triton"] < times["reference"]', 'times["triton"] > times["reference"]',
+     f"{_T_CHAINS} -k used_from"),
+    ("chains_and_ops_wait_for_each_other", "fastgan/tuning/tables.py",
+     "        with self._chain_lock:\n", "        with self._lock:\n",
+     f"{_T_CHAINS} -k another_thread"),
+    ("a_chain_is_known_without_its_parameters", "fastgan/functional/chain_rules.py",
+     "*(_taken(parameter, False) for parameter in parameters)", "",
+     f"{_T_CHAINS} -k new_one"),
+    ("channels_beside_a_timed_chain_come_before_its_batch_norm", "fastgan/nn/sequential.py",
+     "if ahead else (None, layers)", "if False else (None, layers)",
+     f"{_T_CHAINS} -k beside"),
+    ("timing_a_batch_norm_updates_running_statistics", "fastgan/tuning/tables.py",
+     "_run(backend, _without_effects(op, args), instead)", "_run(backend, args, instead)",
+     "tests/tuning/test_norms.py -k updated_once"),
 )
 # fmt: on

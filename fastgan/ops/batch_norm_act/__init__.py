@@ -14,6 +14,7 @@ from fastgan.dispatch import Backend, always, define
 from fastgan.ops.batch_norm_act import batching, native_launch, reference
 from fastgan.ops.common import triton_runtime
 from fastgan.ops.common.dtypes import accumulate_type
+from fastgan.ops.common.tuning_key import of_arguments
 
 _ACTIVATION = "int activation, float negative_slope"
 
@@ -81,6 +82,7 @@ define(
     _train_fake,
     _backends("batch_norm_act_train", "train", reference.train),
     batching.train_rule,
+    tuning_key=of_arguments(0),
 )
 define(
     "batch_norm_act_eval(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
@@ -88,6 +90,7 @@ define(
     _eval_fake,
     _backends("batch_norm_act_eval", "eval", reference.eval),
     batching.eval_rule,
+    tuning_key=of_arguments(0),
 )
 define(
     "batch_norm_act_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd, "
@@ -95,6 +98,7 @@ define(
     _backward_fake,
     _backends("batch_norm_act_backward", "backward", reference.backward, backward=True),
     batching.backward_rule,
+    tuning_key=of_arguments(0, 1),
 )
 
 # The steps between which the ranks of a synchronised batch norm exchange sums (sync.py); batch_norm_act_eval is the
@@ -103,18 +107,21 @@ define(
     "batch_norm_act_stats(Tensor input) -> (Tensor mean, Tensor var)",
     _stats_fake,
     _backends("batch_norm_act_stats", "local_stats", reference.local_stats),
+    tuning_key=of_arguments(0),
 )
 define(
     "batch_norm_act_backward_reduce(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, "
     f"Tensor rstd, {_ACTIVATION}) -> (Tensor grad_weight, Tensor grad_bias)",
     _backward_reduce_fake,
     _backends("batch_norm_act_backward_reduce", "backward_reduce", reference.backward_reduce, backward=True),
+    tuning_key=of_arguments(0, 1),
 )
 define(
     "batch_norm_act_backward_apply(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, "
     f"Tensor rstd, Tensor per_centred, Tensor per_element, {_ACTIVATION}) -> Tensor grad_input",
     _backward_apply_fake,
     _backends("batch_norm_act_backward_apply", "backward_apply", reference.backward_apply, backward=True),
+    tuning_key=of_arguments(0, 1),
 )
 
 # What a chain of convolutions starts from (chained.py).
@@ -126,4 +133,5 @@ define(
         Backend("triton", _triton("chained_stats"), triton_runtime.reason),
         Backend("reference", reference.chained_stats, always),
     ],
+    tuning_key=of_arguments(0),
 )

@@ -10,6 +10,7 @@ from fastgan.dispatch import Backend, always, define
 from fastgan.native import native_reason
 from fastgan.ops.bce_with_logits import batching, reference
 from fastgan.ops.common import triton_runtime
+from fastgan.ops.common.tuning_key import of_arguments
 
 
 def _forward_fake(
@@ -74,6 +75,7 @@ define(
         Backend("reference", reference.forward, always),
     ],
     batching.forward_rule,
+    tuning_key=of_arguments(0, 1, 3),
 )
 
 
@@ -110,6 +112,7 @@ define(
         Backend("reference", reference.backward, always),
     ],
     batching.backward_rule,
+    tuning_key=of_arguments(0, 1),
 )
 define(
     "bce_with_logits_backward_(Tensor(a!) gradient, Tensor grad_output, int reduction) -> ()",

@@ -1,27 +1,12 @@
-"""What the time of a convolution depends on: the keys of :mod:`fastgan.tuning`'s table.
-
-Everything is in a key as it is, except the values, the slope of an activation and the batch, of which there is only
-the power of two that it reaches: 65 to 128 images are one class. A training has one batch size, mostly a power of two
-and so the largest of its class, and one smaller batch at the end of an epoch; which backend is the fastest changes with
-the ratio of work to launches, so little within a factor of two. Channels and image sizes change it by a single step (8
-channels or 9, 4x4 or 5x5 pixels) and are few in a network. Layouts are strides as they are: sliced, transposed and
-expanded images, such as the gradient of a sum, are classes of their own.
-"""
+"""What the time of a convolution depends on: keys as :mod:`fastgan.ops.common.tuning_key` has them. Written out, as
+they are made in every call."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from fastgan.ops.common.tuning_key import Key, batch_class
 from fastgan.ops.conv_transpose2d.geometry import Pair
-
-Key = tuple[Any, ...]
-
-
-def batch_class(batch: int) -> int:
-    """0 for one image, 1 for two, 2 for three and four, and so on; -1 for none."""
-    return (batch - 1).bit_length() if batch else -1
 
 
 def image_map(

@@ -10,6 +10,7 @@ from fastgan.dispatch import Backend, always, define
 from fastgan.ops.common import triton_runtime
 from fastgan.ops.common.dtypes import accumulate_type
 from fastgan.ops.common.flops import register_flops
+from fastgan.ops.common.tuning_key import of_arguments
 from fastgan.ops.conv_transpose2d import conv_flops, image_fake
 from fastgan.ops.conv_transpose2d import reference as maps
 from fastgan.ops.conv_transpose2d.chain import reference
@@ -134,6 +135,7 @@ def _define(name: str) -> None:
             Backend("triton", _triton(name, "forward"), triton_runtime.reason),
             Backend("reference", _reference_forward(name), always),
         ],
+        tuning_key=of_arguments(0, 5),
     )
     define(
         f"{name}_stats_backward(Tensor grad_output, Tensor grad_mean, Tensor grad_rstd, Tensor output, "
@@ -146,6 +148,7 @@ def _define(name: str) -> None:
             Backend("triton", _triton(name, "backward"), triton_runtime.reason),
             Backend("reference", _reference_backward(name), always),
         ],
+        tuning_key=of_arguments(0, 3, 6, 11),
     )
 
 

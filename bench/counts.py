@@ -121,6 +121,7 @@ def counts(case: Case) -> Counted:
     if case.op not in LINKS:
         return Counted(counter.launches)
     with counting(case.itemsize) as bare:
-        run(case.bare, "cpu")
+        for each in case.bare:
+            run(each, "cpu")
     extra = sum(counter.unique) - sum(bare.unique)
     return Counted(counter.launches, extra * SECTOR / case.passes_over)

@@ -60,11 +60,16 @@ class Case:
         return f"{self.op} {self.cs}→{self.cb}, {sides}, {kind}, batch {self.batch}{end}"
 
     @property
-    def bare(self) -> Case:
-        """A link's convolution or gradient without what a batch norm is to it."""
+    def bare(self) -> tuple[Case, ...]:
+        """A link's convolution or gradient without what a batch norm is to it; beside the gradient of a weight, both of
+        the channels beside."""
         name, _, part = self.op.partition("_stats")
         other = OPS[1] if name == OPS[0] else OPS[0]
-        return replace(self, op={"": name, " grad_input": other, " grad_weight": OPS[2]}[part])
+        alone = replace(self, op={"": name, " grad_input": other, " grad_weight": OPS[2]}[part], beside=0)
+        if not (self.beside and part == " grad_weight"):
+            return (alone,)
+        rest = replace(alone, **{"cs" if name == OPS[0] else "cb": self.beside})
+        return alone, rest, replace(rest, op=other)
 
     @property
     def passes_over(self) -> float:
@@ -92,6 +97,7 @@ class Case:
 COUNTED = (
     *(Case(op, *layer) for layer in LAYERS for op in OPS),
     *(Case(op, *layer) for layer in LAYERS[:3] for op in LINKS),
+    *(Case(op, 128, 128, 7, start=True, beside=1) for op in LINKS[:3]),  # the first of the cGAN's G
 )
 COMPILED = (
     *(Case(op, *layer, batch=1024) for layer in LAYERS for op in OPS),
@@ -114,8 +120,8 @@ COMPILED = (
     *(Case(op, *LAYERS[2], nhwc=False) for op in LINKS[:3]),
     *(Case(op, *LAYERS[0], batch=8) for op in LINKS[:2]),  # splits sums
     *(Case(op, *LAYERS[2], batch=n, start=True) for n in (128, 1024) for op in LINKS[3:]),  # D's first
-    *(Case(op, 128, 128, 7, start=True, beside=1) for op in LINKS[:3]),  # the first of the cGAN's G
     *(Case(op, *LAYERS[2], beside=2, dtype=name) for name in ("bf16", "fp32") for op in LINKS[::3]),
+    *(Case(op, *LAYERS[2], beside=2, dtype=name) for name in ("bf16", "fp32", "fp64") for op in LINKS[2::3]),
 )
 
 
@@ -190,7 +196,8 @@ def _link(
             1e-5,
             *end,
         )
-    wanted = part == " grad_input", part == " grad_input" and beside is not None, part == " grad_weight"
+    of_weight = part == " grad_weight"
+    wanted = not of_weight, of_weight and beside is not None, of_weight  # both of what is beside are one launch
     gradients = torch.empty_like(to), *vectors(to, 2), to, *vectors(to, 2)
     return name, *gradients, source, *norm, beside, weight, *wanted, *geometry, *end
 

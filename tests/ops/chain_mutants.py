@@ -6,6 +6,7 @@ _TAPS = "fastgan/ops/conv_transpose2d/triton_taps.py"
 _OPERANDS = "fastgan/ops/common/triton_operands.py"
 _STATISTICS = "fastgan/ops/common/triton_statistics.py"
 _KERNELS = "fastgan/ops/conv_transpose2d/triton_kernels.py"
+_BESIDE = "fastgan/ops/conv_transpose2d/chain/triton_kernels.py"
 _LAUNCH = "fastgan/ops/conv_transpose2d/chain/triton_launch.py"
 _TESTS = "tests/ops/test_triton_chain.py"
 
@@ -80,8 +81,26 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
      "n * image_n + c * image_c + i_h", "n * image_n + i_h",
      f"{_TESTS} -k 'beside_those and layer'"),
     ("weights_beside_in_the_wrong_half", _LAUNCH,
-     "torch.cat(parts, 0 if transposed else 1)", "torch.cat(parts[::-1], 0 if transposed else 1)",
+     "torch.cat((grad_weight, of_rest), 0 if", "torch.cat((of_rest, grad_weight), 0 if",
      f"{_TESTS} -k 'beside_those and layer'"),
+    ("a_tap_beside_outside_the_gradient", _BESIDE,
+     "row = pixel & (at_h >= 0) & (at_h", "row = pixel & (at_h",
+     f"{_TESTS} -k 'both_gradients and tiles'"),
+    ("a_stride_of_the_gradient_not_kept_beside", _BESIDE,
+     "(at_w % DIVISOR_W == 0) & (o_w < grad_w)", "(o_w < grad_w)",
+     f"{_TESTS} -k 'both_gradients and conv2d-'"),
+    ("shares_of_one_channel_beside_for_all", _BESIDE,
+     "* KW + k_w) * channels + which", "* KW + k_w) * channels",
+     f"{_TESTS} -k 'both_gradients and four'"),
+    ("pixels_past_the_end_have_a_share", _BESIDE,
+     "i_w * be_w), mask=pixel, other=0.0)", "i_w * be_w), mask=pixel, other=1.0)",
+     f"{_TESTS} -k both_gradients"),
+    ("channels_past_the_end_beside", _BESIDE,
+     "kept = channel < c\n", "kept = channel < c + 1\n",
+     f"{_TESTS} -k both_gradients"),
+    ("the_gradient_beside_without_its_statistics", _BESIDE,
+     "grad = taken(grad, before, by_channel, at, seen, 0.0, 0, ACC, UPCAST).to(ACC)", "grad = grad.to(ACC)",
+     f"{_TESTS} -k 'both_gradients and four'"),
     ("vectors_of_any_stride_read_as_dense", _LAUNCH,
      "return mean.contiguous(), rstd.contiguous(),", "return mean, rstd,",
      f"{_TESTS} -k 'operands and mixed'"),

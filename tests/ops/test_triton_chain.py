@@ -231,6 +231,28 @@ def test_channels_beside_in_splits_and_layouts(transposed, dtype, splits, device
     check(replace(LAYER, channels=(20, 17)), transposed, device, dtype, edit=edit)
 
 
+ONE_LAUNCH = {
+    "two tiles of channels": (Conv("wide", (2, 3), (2, 2), (2, 2), channels=(66, 65)), 1),
+    "many tiles of pixels": (replace(LAYER, channels=(9, 10), size=(8, 6), batch=6), 1),
+    "four beside": (replace(LAYER, channels=(5, 4)), 4),
+}
+TWO_LAUNCHES = {
+    "five beside": (replace(LAYER, channels=(5, 4)), 5),
+    "nine taps in a row": (Conv("wide", (2, 9), (1, 9), (1, 1), (0, 4), channels=(5, 4), batch=2), 1),
+}
+
+
+@pytest.mark.parametrize("name", [*ONE_LAUNCH, *TWO_LAUNCHES])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@directions
+def test_both_gradients_of_what_is_beside(transposed, dtype, name, device, launched):
+    """In one launch where that is a few channels and taps."""
+    case, count = (ONE_LAUNCH | TWO_LAUNCHES)[name]
+    check(case, transposed, device, dtype, along_statistics=False, edit=beside(transposed, count))
+    assert ("beside_gradients_kernel" in launched) == (name in ONE_LAUNCH)
+    assert sum("weight" in kernel for kernel in launched) == (1 if name in ONE_LAUNCH else 2)
+
+
 @directions
 def test_offsets_of_64_bits(transposed, device, monkeypatch):
     monkeypatch.setattr(arguments(), "_FAR", 0)

@@ -31,6 +31,7 @@ from fastgan.ops.conv_transpose2d.triton_arguments import (
 )
 
 _OUTSIDE = 1.15  # products with taps outside the image too, over those inside, at most
+_FEW_BESIDE, _FEW_TAPS = 4, 8  # channels beside a link's input, and taps in a row, that go without matrix products
 _PLANS = 1 << 12
 
 Planner = TypeVar("Planner", bound=Callable[..., Any])
@@ -218,6 +219,41 @@ def weight(small: Layout, big: Layout, kernel_size: Pair, geometry: Geometry, be
     arguments = (batch, cs, cb, h, w, *sizes, groups, tile.splits, *strides)
     one_place = {"ONE_PLACE": batch % tile.block_k == 0}
     return WeightPlan(Plan(shape, memory_format, grid, arguments, {**shared, **one_place}, tile.splits))
+
+
+@_planned
+def beside(grad: Layout, image: Layout, weight: Layout, geometry: Geometry, transposed: bool) -> Plan | None:
+    """That of the gradients of the channels beside a link's input; ``weight``: their part of it. None where there are
+    so many of them, or of taps, that two products do better."""
+    kernel, (batch, channels, *size) = weight.shape[2:], image.shape
+    if channels > _FEW_BESIDE or kernel[1] > _FEW_TAPS or image.numel() == 0 or grad.numel() == 0:
+        return None
+    (stride, padding, dilation, _), c, rows = geometry, grad.shape[1], batch * math.prod(size)
+    block_c = min(power_of_two(c), 64)
+    block_m = (4096 if is_half(grad.dtype) else 2048) // block_c
+    row_tiles, each = cdiv(rows, block_m), math.prod(kernel) * c * channels
+    shares = grad._replace(shape=torch.Size((row_tiles, each, 1, 1)), strides=(each, 1, 1, 1))
+    numbers = arithmetic(geometry, kernel, grad, image, weight, shares)
+    ones = (1, 1)
+    factor, step, divisor = (stride, dilation, ones) if transposed else (ones, tuple(-d for d in dilation), stride)
+    shift = tuple(-p for p in padding) if transposed else padding
+    order = (0, 1) if transposed else (1, 0)
+    return Plan(
+        (row_tiles, *kernel, channels, c),
+        torch.contiguous_format,
+        (row_tiles * channels,),
+        (
+            rows, channels, c, *size, *grad.shape[2:], *grad.strides, *image.strides,
+            *(weight.strides[axis] for axis in order), *weight.strides[2:],
+        ),
+        {
+            **{f"{name}_{axis}": pair[i] for i, axis in enumerate("HW") for name, pair in
+               {"FACTOR": factor, "SHIFT": shift, "STEP": step, "DIVISOR": divisor}.items()},
+            "KH": kernel[0], "KW": kernel[1], **{name: numbers[name] for name in ("ACC", "UPCAST", "OFFSET")},
+            "BLOCK_M": block_m, "BLOCK_C": block_c, "num_warps": 8, "num_stages": 1,
+        },
+        row_tiles,
+    )  # fmt: skip
 
 
 def _columns_up(

@@ -12,9 +12,11 @@ from fastgan.ops.common.dtypes import accumulate_type
 from fastgan.ops.common.statistics import stats
 from fastgan.ops.common.triton_runtime import cdiv, launch_device, power_of_two
 from fastgan.ops.conv_transpose2d import triton_launch as maps
+from fastgan.ops.conv_transpose2d import triton_plans as plans
 from fastgan.ops.conv_transpose2d.chain.reference import split_weight
+from fastgan.ops.conv_transpose2d.chain.triton_kernels import beside_gradients_kernel
 from fastgan.ops.conv_transpose2d.geometry import Geometry, Pair, output_memory_format
-from fastgan.ops.conv_transpose2d.triton_arguments import End, dense, empty
+from fastgan.ops.conv_transpose2d.triton_arguments import End, dense, empty, layout
 
 _MERGED = 512  # values of a step of a merge; more would spill
 Vector = torch.Tensor | None
@@ -97,22 +99,64 @@ def backward(
         if norm is not None and end is not None:
             vectors = _vector_gradients(end, norm, input)
         grad_input = _laid_out_as(input, grad_input)
-    if beside is not None and of_beside:
+    grads = grad_output, before
+    both = (
+        _of_beside(*grads, beside, rest, geometry, transposed)
+        if beside is not None and of_beside and of_weight
+        else None
+    )
+    if both is not None:
+        grad_beside = both[0]
+    elif beside is not None and of_beside:
         grad_beside = back(grad_output, rest, None, tuple(beside.shape[2:]), geometry, 0, 0.0, before)
         grad_beside = _laid_out_as(beside, grad_beside)
     if of_weight:
-        parts = []
-        for image, taken in ((input, norm), (beside, None)):
-            if image is not None:
-                sides: Any = ((image, taken), (grad_output, before))
-                (small, small_behind), (big, big_behind) = sides if transposed else sides[::-1]
-                behind = small_behind, big_behind
-                parts.append(maps.conv2d_weight(small, big, tuple(weight.shape[2:]), geometry, *act, *behind)[0])
-        grad_weight = parts[0]
+        kernel = tuple(weight.shape[2:])
+        grad_weight = _of_weight((input, norm), grads, kernel, geometry, transposed, *act)
         if beside is not None:
-            grad_weight = torch.cat(parts, 0 if transposed else 1)
+            of_rest = both[1] if both is not None else _of_weight((beside, None), grads, kernel, geometry, transposed)
+            grad_weight = torch.cat((grad_weight, of_rest), 0 if transposed else 1)
             grad_weight = grad_weight.contiguous(memory_format=output_memory_format(input, output))
     return grad_input, grad_beside, grad_weight, *vectors
+
+
+def _of_weight(
+    taken: tuple[torch.Tensor, Any],
+    grads: tuple[torch.Tensor, Any],
+    kernel: Pair,
+    geometry: Geometry,
+    transposed: bool,
+    activation: int = 0,
+    negative_slope: float = 0.0,
+) -> torch.Tensor:
+    """The gradient of the weight's part for what the convolution took, an image and what is behind it."""
+    (small, small_behind), (big, big_behind) = (taken, grads) if transposed else (grads, taken)
+    behind = activation, negative_slope, small_behind, big_behind
+    return maps.conv2d_weight(small, big, kernel, geometry, *behind)[0]
+
+
+def _of_beside(
+    grad_output: torch.Tensor,
+    before: tuple[Any, ...],
+    beside: torch.Tensor,
+    weight: torch.Tensor,
+    geometry: Geometry,
+    transposed: bool,
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The gradients of the channels beside and of their part of the weight, in one launch that reads the gradient of
+    the output and the output once; None where two launches do better."""
+    plan = plans.beside(layout(grad_output), layout(beside), layout(weight), geometry, transposed)
+    if plan is None:
+        return None
+    grad_beside = torch.empty_like(beside)
+    shares = empty(plan.shape, beside, plan.memory_format, accumulate_type(beside.dtype))
+    with launch_device(beside):
+        beside_gradients_kernel[plan.grid](
+            grad_output, before, beside, weight, grad_beside, shares, *plan.numbers, *grad_beside.stride(),
+            **plan.options,
+        )  # fmt: skip
+    by_tap = shares.sum(0).to(weight.dtype)  # [KH, KW, B, C]
+    return grad_beside, by_tap.permute(2, 3, 0, 1) if transposed else by_tap.permute(3, 2, 0, 1)
 
 
 def _laid_out_as(image: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

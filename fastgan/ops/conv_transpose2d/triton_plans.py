@@ -230,7 +230,7 @@ def beside(grad: Layout, image: Layout, weight: Layout, geometry: Geometry, tran
         return None
     (stride, padding, dilation, _), c, rows = geometry, grad.shape[1], batch * math.prod(size)
     block_c = min(power_of_two(c), 64)
-    block_m = (4096 if is_half(grad.dtype) else 2048) // block_c
+    block_m = 4096 // block_c
     row_tiles, each = cdiv(rows, block_m), math.prod(kernel) * c * channels
     shares = grad._replace(shape=torch.Size((row_tiles, each, 1, 1)), strides=(each, 1, 1, 1))
     numbers = arithmetic(geometry, kernel, grad, image, weight, shares)
@@ -249,7 +249,8 @@ def beside(grad: Layout, image: Layout, weight: Layout, geometry: Geometry, tran
         {
             **{f"{name}_{axis}": pair[i] for i, axis in enumerate("HW") for name, pair in
                {"FACTOR": factor, "SHIFT": shift, "STEP": step, "DIVISOR": divisor}.items()},
-            "KH": kernel[0], "KW": kernel[1], **{name: numbers[name] for name in ("ACC", "UPCAST", "OFFSET")},
+            "KH": kernel[0], "KW": kernel[1], "UNROLL": 4 if is_half(grad.dtype) else 1,  # more would spill
+            **{name: numbers[name] for name in ("ACC", "UPCAST", "OFFSET")},
             "BLOCK_M": block_m, "BLOCK_C": block_c, "num_warps": 8, "num_stages": 1,
         },
         row_tiles,

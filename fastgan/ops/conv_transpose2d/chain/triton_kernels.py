@@ -22,7 +22,7 @@ def beside_gradients_kernel(
     out_n, out_c, out_h, out_w,
     FACTOR_H: tl.constexpr, FACTOR_W: tl.constexpr, SHIFT_H: tl.constexpr, SHIFT_W: tl.constexpr,
     STEP_H: tl.constexpr, STEP_W: tl.constexpr, DIVISOR_H: tl.constexpr, DIVISOR_W: tl.constexpr,
-    KH: tl.constexpr, KW: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr,
     ACC: tl.constexpr, UPCAST: tl.constexpr, OFFSET: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M pixels of one channel beside, image after image, which with tap k meet pixel (i * FACTOR +
@@ -43,7 +43,7 @@ def beside_gradients_kernel(
             at_h = i_h * FACTOR_H + SHIFT_H + k_h * STEP_H
             o_h = at_h // DIVISOR_H
             row = pixel & (at_h >= 0) & (at_h % DIVISOR_H == 0) & (o_h < grad_h)
-            for k_w in tl.static_range(KW):
+            for k_w in tl.range(0, KW, loop_unroll_factor=UNROLL):
                 at_w = i_w * FACTOR_W + SHIFT_W + k_w * STEP_W
                 o_w = at_w // DIVISOR_W
                 inside = row & (at_w >= 0) & (at_w % DIVISOR_W == 0) & (o_w < grad_w)

@@ -184,7 +184,7 @@ def summary(rows: Sequence[Row]) -> str:
     ]
     for each in rows:
         if each.flops is not None:
-            name = each.name.partition(", bf16")[0]
+            name = each.name.replace(", bf16 NHWC, batch 128", "")
             values = (each.programs, each.registers, each.shared >> 10, each.instruction)
             work = (
                 f"{each.flops:.2f}",

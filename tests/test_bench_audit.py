@@ -180,7 +180,7 @@ def test_the_readme_has_the_committed_table() -> None:
 
 def test_every_kernel_is_in_the_table() -> None:
     folder = ROOT / "fastgan" / "ops"
-    sources = (*(folder / "conv_transpose2d").glob("triton_*.py"), *(folder / "common").glob("triton_*.py"))
+    sources = (*(folder / "conv_transpose2d").rglob("triton_*.py"), *(folder / "common").glob("triton_*.py"))
     nodes = (node for path in sources for node in ast.parse(path.read_text()).body)
     kernels = {n.name for n in nodes if isinstance(n, ast.FunctionDef) and n.name.endswith("_kernel")}
     launched = {name for row in audit.committed() for name in row.kernels.split(" + ")}

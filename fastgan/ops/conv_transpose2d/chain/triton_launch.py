@@ -99,24 +99,21 @@ def backward(
         if norm is not None and end is not None:
             vectors = _vector_gradients(end, norm, input)
         grad_input = _laid_out_as(input, grad_input)
-    grads = grad_output, before
-    both = (
-        _of_beside(*grads, beside, rest, geometry, transposed)
-        if beside is not None and of_beside and of_weight
-        else None
-    )
+    grads, kernel = (grad_output, before), tuple(weight.shape[2:])
+    if of_weight:
+        grad_weight = _of_weight((input, norm), grads, kernel, geometry, transposed, *act)
+    if beside is None:
+        return grad_input, grad_beside, grad_weight, *vectors
+    both = _of_beside(*grads, beside, rest, geometry, transposed) if of_beside and of_weight else None
     if both is not None:
         grad_beside = both[0]
-    elif beside is not None and of_beside:
+    elif of_beside:
         grad_beside = back(grad_output, rest, None, tuple(beside.shape[2:]), geometry, 0, 0.0, before)
         grad_beside = _laid_out_as(beside, grad_beside)
     if of_weight:
-        kernel = tuple(weight.shape[2:])
-        grad_weight = _of_weight((input, norm), grads, kernel, geometry, transposed, *act)
-        if beside is not None:
-            of_rest = both[1] if both is not None else _of_weight((beside, None), grads, kernel, geometry, transposed)
-            grad_weight = torch.cat((grad_weight, of_rest), 0 if transposed else 1)
-            grad_weight = grad_weight.contiguous(memory_format=output_memory_format(input, output))
+        of_rest = both[1] if both is not None else _of_weight((beside, None), grads, kernel, geometry, transposed)
+        grad_weight = torch.cat((grad_weight, of_rest), 0 if transposed else 1)
+        grad_weight = grad_weight.contiguous(memory_format=output_memory_format(input, output))
     return grad_input, grad_beside, grad_weight, *vectors
 
 

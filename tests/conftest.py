@@ -35,6 +35,8 @@ if hasattr(providers, "_get_local_constants"):
 
 if not CUDA:
     interpreter.leave_out_unread_checks()
+    interpreter.patch_the_language_once()
+    interpreter.look_up_types_once()
 
 gc.collect()
 gc.freeze()  # what is loaded by now stays; the garbage collector need not look through it again and again

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.sass import cuobjdump, usage
+from bench.sass import tool, usage
 
 ARCHITECTURES = (80, 90, 100)
 BN = "fastgan.ops.batch_norm_act.triton_kernels:batch_norm_act_"
@@ -194,7 +194,8 @@ def missing_tools() -> str | None:
     spec = importlib.util.find_spec("triton")
     if spec is None or spec.origin is None:
         return "triton is not installed"
-    return None if cuobjdump(Path(spec.origin).parent).exists() else "this Triton comes without NVIDIA's tools"
+    tools = (tool(name, Path(spec.origin).parent) for name in ("cuobjdump", "nvdisasm"))
+    return None if all(path.exists() for path in tools) else "this Triton comes without NVIDIA's tools"
 
 
 def compile_all(jobs: Sequence[Job], architectures: Sequence[int], cache: Path, timeout: float = 300) -> list[Usage]:

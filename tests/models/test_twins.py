@@ -48,7 +48,7 @@ def make_inputs(network: nn.Module) -> tuple[Tensor, ...]:
 def play(network: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
     """Everything that is compared: of the first step the output and gradients, of the last the whole state."""
     network = copy.deepcopy(network).to(dtype)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
     seen: dict[str, dict[str, Tensor]] = {}
     for step in range(STEPS):
         first = inputs[0][step].to(dtype).requires_grad_()

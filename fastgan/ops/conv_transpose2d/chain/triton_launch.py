@@ -145,7 +145,8 @@ def _of_beside(
     plan = plans.beside(layout(grad_output), layout(beside), layout(weight), geometry, transposed)
     if plan is None:
         return None
-    grad_beside = torch.empty_like(beside)
+    memory_format = torch.contiguous_format if beside.is_contiguous() else torch.channels_last
+    grad_beside = empty(tuple(beside.shape), beside, memory_format)
     shares = empty(plan.shape, beside, plan.memory_format, accumulate_type(beside.dtype))
     with launch_device(beside):
         beside_gradients_kernel[plan.grid](
@@ -153,7 +154,8 @@ def _of_beside(
             **plan.options,
         )  # fmt: skip
     by_tap = shares.sum(0).to(weight.dtype)  # [KH, KW, B, C]
-    return grad_beside, by_tap.permute(2, 3, 0, 1) if transposed else by_tap.permute(3, 2, 0, 1)
+    of_rest = by_tap.permute(2, 3, 0, 1) if transposed else by_tap.permute(3, 2, 0, 1)
+    return _laid_out_as(beside, grad_beside), of_rest
 
 
 def _laid_out_as(image: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

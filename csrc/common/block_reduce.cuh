@@ -1,6 +1,8 @@
 // Sum over a thread block in a fixed order. Device code only: no torch header.
 #pragma once
 
+#include "common/shared.cuh"
+
 namespace fastgan {
 
 // Every thread of a block of kThreads calls it; thread 0 gets the sum. The order of the additions depends on nothing but
@@ -10,7 +12,7 @@ __device__ __forceinline__ C block_sum(C value) {
   constexpr int kWarp = 32;
   static_assert(kThreads % kWarp == 0 && kThreads <= kWarp * kWarp, "whole warps, and no more than one warp of them");
   constexpr unsigned kAllLanes = 0xffffffffu;
-  __shared__ C warp_sums[kThreads / kWarp];
+  FASTGAN_SHARED(C, warp_sums, kThreads / kWarp);
 
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
     value += __shfl_down_sync(kAllLanes, value, offset);

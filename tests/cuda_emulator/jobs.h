@@ -1,0 +1,67 @@
+// What the emulator's program is asked to run: a job is a line of words, then the raw arrays that it takes.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "emulator.h"
+
+namespace cuda_emulator {
+
+// An array of exactly so many elements, beyond whose ends AddressSanitizer sees.
+template <typename T>
+class Array {
+ public:
+  explicit Array(size_t count) : count_(count), data_(new T[count]) { std::memset(static_cast<void*>(data_.get()), kAllBytes, bytes()); }
+  T* get() { return data_.get(); }
+  size_t bytes() const { return count_ * sizeof(T); }
+
+ private:
+  size_t count_;
+  std::unique_ptr<T[]> data_;
+};
+
+// The job that is being read, and its answer.
+class Job {
+ public:
+  explicit Job(std::istream& words) : words_(words) {}
+
+  template <typename T>
+  T word() {
+    T value;
+    if (!(words_ >> value)) {
+      throw std::invalid_argument("a word is missing or wrong");
+    }
+    return value;
+  }
+
+  template <typename T>
+  Array<T> array(size_t count) {
+    Array<T> array(count);
+    if (!std::cin.read(reinterpret_cast<char*>(array.get()), static_cast<std::streamsize>(array.bytes()))) {
+      throw std::invalid_argument("an array is too short");
+    }
+    return array;
+  }
+
+  template <typename T>
+  void answer(Array<T>& array) {
+    const char* bytes = reinterpret_cast<const char*>(array.get());
+    answer_.insert(answer_.end(), bytes, bytes + array.bytes());
+  }
+
+  const std::vector<char>& answered() const { return answer_; }
+
+ private:
+  std::istream& words_;
+  std::vector<char> answer_;
+};
+
+void bce_with_logits(Job& job);
+void fault(Job& job);
+
+}  // namespace cuda_emulator

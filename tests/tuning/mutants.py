@@ -18,7 +18,7 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
      "    if _forced is not None:\n        reason = _reason(op, _forced, args)",
      "    if _forced is not None and _tables is None:\n        reason = _reason(op, _forced, args)",
      f"{_T_TUNING} -k forced"),
-    ("batches_of_one_class_are_timed_again", f"{_CONV}/tuning_key.py",
+    ("batches_of_one_class_are_timed_again", "fastgan/ops/common/tuning_key.py",
      "return (batch - 1).bit_length() if batch else -1", "return batch",
      f"{_T_TUNING} -k new_one"),
     ("threads_do_not_count", "fastgan/tuning/machine.py",

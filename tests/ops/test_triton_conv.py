@@ -68,6 +68,11 @@ def test_every_tile(op, tile, channels, dtype, device, launched, monkeypatch):
     assert launched == [f"{op}_kernel", *(["finish_kernel"] if tile.splits > 1 else [])]
 
 
+@ops
+def test_a_large_batch(op, device):
+    check(op, Conv("many-images", (1, 1), (2, 2), (2, 2), channels=(9, 10), batch=4096), device)
+
+
 @pytest.mark.parametrize("batch", [1, 15, 17, 32])
 @ops
 def test_batches_around_the_depth(op, batch, device, monkeypatch):

@@ -41,12 +41,13 @@ def autotune(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
 
     Forward and backward, each call of a function of ``fastgan.functional`` that the table does not know is run several
     times by every backend that can run it (torch's cuDNN or oneDNN, Triton, native), on its own arguments, which takes
-    tens of milliseconds; then it runs as usual, by the fastest. Running statistics are updated once, as ever. Layers of
-    a :class:`fastgan.nn.FusedSequential` that can be a chain are timed as a chain and one by one, on copies, and run as
-    what was the faster; where no kernel of ours can run a chain, as on a CPU, they are not. The table is written to
-    disk with each new entry and read when the block begins: a few steps of a training fill it, and later ones, inside a
-    block, outside or in other processes (:func:`load_tuning`), time nothing. Of float32 calls on a CPU, which may be
-    left to torch's own op with its own backward, that is timed too; once all is known, the times decide.
+    as long as some fifteen calls of each, at least tens of milliseconds; then it runs as usual, by the fastest. Running
+    statistics are updated once, as ever. Layers of a :class:`fastgan.nn.FusedSequential` that can be a chain are timed
+    as a chain and one by one, on copies, and run as what was the faster; where no kernel of ours can run a chain, as on
+    a CPU, they are not. The table is written to disk with each new entry and read when the block begins: a few steps of
+    a training fill it, and later ones, inside a block, outside or in other processes (:func:`load_tuning`), time
+    nothing. Of float32 calls on a CPU, which may be left to torch's own op with its own backward, that is timed too;
+    once all is known, the times decide.
 
     A backend that is forced (:func:`fastgan.use_backend`) is used and nothing is timed. Nothing is timed either while a
     CUDA graph is captured, by code that is compiled or exported, under ``torch.vmap``, dispatch modes and profilers,

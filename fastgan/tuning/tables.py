@@ -52,8 +52,6 @@ class Tables:
         self._by_device: dict[torch.device, Table] = {}
         self._by_name: dict[str, Table] = {}
         self._lock = threading.RLock()  # a gradient is timed with those that it consists of
-        #: Of chains, apart from the other: on a GPU their backward runs, and times ops, on threads of autograd's.
-        self._chain_lock = threading.Lock()
         self._given_up: set[Path] = set()
 
     def open(self, folder: Path | None) -> None:
@@ -121,13 +119,13 @@ class Tables:
 
     def chain_times(self, key: Key, input: torch.Tensor, runs: dispatch.Runs, may_run: bool) -> Times:
         """The seconds of several layers, forward and backward, each way, timed if ``may_run`` says so; none if they are
-        not known."""
+        not known. No lock is held: on a GPU a backward runs, and times ops, on threads of autograd's."""
         key = ("chain", "whole", input.dtype, *key, machine.settings(input.device.type, input.dtype))
-        with self._chain_lock:
-            return self._whole(key, input.device, runs, may_run and _can_be_timed((input,)))
+        return self._whole(key, input.device, runs, may_run and _can_be_timed((input,)))
 
     def has_kernels(self, op: str, device: str) -> bool:
-        """Whether another backend than the reference can run the op on that type of device, and has times there."""
+        """Whether another backend than the reference can run the op on that type of device, and has times there; of ops
+        whose backends ask for nothing but devices."""
         some = torch.empty(0, device=device)
         return any(usable(backend, (some,)) for name, backend in dispatch._table[op].items() if name != "reference")
 

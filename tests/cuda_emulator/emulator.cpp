@@ -112,7 +112,7 @@ void Machine::switch_to(Thread& thread) {
 #endif
 }
 
-void Machine::switch_back(bool forever) {
+void Machine::switch_back([[maybe_unused]] bool forever) {
   Thread& thread = *running_;
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(forever ? nullptr : &thread.fake_stack, scheduler_stack_, scheduler_stack_size_);
@@ -121,7 +121,6 @@ void Machine::switch_back(bool forever) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(thread.fake_stack, &scheduler_stack_, &scheduler_stack_size_);
 #endif
-  static_cast<void>(forever);
 }
 
 void Machine::wait(const std::string& what) {

@@ -71,7 +71,7 @@ MUTANTS: tuple[tuple[str, str, str, str, str], ...] = (
      'times["triton"] < times["reference"]', 'times["triton"] > times["reference"]',
      f"{_T_CHAINS} -k used_from"),
     ("chains_and_ops_wait_for_each_other", "fastgan/tuning/tables.py",
-     "        with self._chain_lock:\n", "        with self._lock:\n",
+     "        return self._whole(key, input.device,", "        with self._lock:\n            return self._whole(key, input.device,",
      f"{_T_CHAINS} -k another_thread"),
     ("a_chain_is_known_without_its_parameters", "fastgan/functional/chain_rules.py",
      "*(_taken(parameter, False) for parameter in parameters)", "",

@@ -81,6 +81,7 @@ def test_the_faster_way_is_used_from_then_on(clock, faster):
         known = dict(entries())
         assert chains() == 1
         assert links(step(layers, x)) == expected
+        step(layers, image(8))()  # of the same class
         assert entries() == known
     assert links(step(layers, x)) == expected
     fastgan.forget_tuning()
@@ -199,7 +200,10 @@ def test_channels_beside_and_a_layer_before(clock, faster, first):
     wanted = nn.Sequential(*plain)(torch.cat((x if before is None else before(x), beside), 1))
     with fastgan.autotune():
         found = layers(x, ahead, beside)
-        assert chains() == 1
+        found.sum().backward()
+        known = dict(entries())
+        layers(image(8), ahead, image(8, 1)).sum().backward()  # of the same class
+        assert chains() == 1 and entries() == known
         assert links(lambda: layers(x, ahead, beside)) == (2 if faster else 0)
     torch.testing.assert_close(found, wanted)
 

@@ -2,13 +2,11 @@
 // the order of every addition depends on the number of elements alone. No torch header.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
 #include "bce_with_logits/formula.h"
 #include "common/block_reduce.cuh"
+#include "common/compute.cuh"
 
 namespace fastgan {
 
@@ -20,41 +18,6 @@ inline int64_t bce_with_logits_blocks(int64_t n) {
   const int64_t blocks = (n + kElementsPerBlock - 1) / kElementsPerBlock;
   return blocks < kBceMaxBlocks ? blocks : kBceMaxBlocks;
 }
-
-// The type in which a stored type is computed, and the two conversions.
-template <typename T>
-struct Compute;
-
-template <typename T>
-using compute_t = typename Compute<T>::type;
-
-template <>
-struct Compute<double> {
-  using type = double;
-  static __host__ __device__ double load(double value) { return value; }
-  static __host__ __device__ double store(double value) { return value; }
-};
-
-template <>
-struct Compute<float> {
-  using type = float;
-  static __host__ __device__ float load(float value) { return value; }
-  static __host__ __device__ float store(float value) { return value; }
-};
-
-template <>
-struct Compute<__half> {
-  using type = float;
-  static __host__ __device__ float load(__half value) { return __half2float(value); }
-  static __host__ __device__ __half store(float value) { return __float2half(value); }
-};
-
-template <>
-struct Compute<__nv_bfloat16> {
-  using type = float;
-  static __host__ __device__ float load(__nv_bfloat16 value) { return __bfloat162float(value); }
-  static __host__ __device__ __nv_bfloat16 store(float value) { return __float2bfloat16(value); }
-};
 
 struct DeviceMath {
   static __host__ __device__ float exp_negative(float a) { return expf(-a); }

@@ -46,7 +46,7 @@ CXX_FLAGS = [
     "-Wall",
     "-Wextra",
 ]
-NVCC_FLAGS = ["-O3", "-std=c++20", "-Xcompiler", "-fvisibility=hidden,-Wall,-Wextra"]
+NVCC_FLAGS = ["-O3", "-std=c++20", "--threads=0", "-Xcompiler", "-fvisibility=hidden,-Wall,-Wextra"]
 
 
 def say(message: str) -> None:

@@ -2,7 +2,7 @@
 //
 // A pass walks memory in order, whatever its layout, and keeps two sums per channel. The tasks' sums are added in
 // double and in one order, so no bit depends on the number of threads.
-#include "batch_norm_act/cpu.h"
+#include "batch_norm_act/launch.h"
 
 #include <cmath>
 #include <cstring>
@@ -181,26 +181,6 @@ void stats_as(const Tensor& input, const Tensor& mean, const Tensor& var) {
 }
 
 }  // namespace
-
-std::optional<View> view_of(const Tensor& input) {
-  const int64_t dims = input.dim();
-  int64_t inner = 1;
-  for (int64_t dim = 2; dim < dims; ++dim) {
-    inner *= input.size(dim);
-  }
-  if (input.is_contiguous()) {
-    return View{input.size(0), input.size(1), inner};
-  }
-  int64_t expected = 1;
-  for (int64_t i = 0; i < dims; ++i) {  // channels, then the others from the last to the first
-    const int64_t dim = i == 0 ? 1 : (i == dims - 1 ? 0 : dims - i);
-    if (input.size(dim) != 1 && input.stride(dim) != expected) {
-      return std::nullopt;
-    }
-    expected *= input.size(dim);
-  }
-  return View{input.size(0) * inner, input.size(1), 1};
-}
 
 void train(
     const Tensor& input, const Affine& affine, const Running& running, double eps, Act act, const Tensor& output) {

@@ -9,7 +9,7 @@
 #include <memory>
 
 #include "batch_norm_act/block.h"
-#include "batch_norm_act/cpu.h"
+#include "batch_norm_act/launch.h"
 #include "batch_norm_act/plan.h"
 #include "batch_norm_act/vectors.h"
 #include "common/workspace.h"

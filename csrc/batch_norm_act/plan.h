@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "batch_norm_act/block.h"
-#include "batch_norm_act/cpu.h"
+#include "batch_norm_act/launch.h"
 
 namespace fastgan::batch_norm_act {
 

@@ -30,7 +30,7 @@ auto with_dtype(const torch::stable::Tensor& tensor, const Function& function) {
     case ScalarType::BFloat16:
       return function(static_cast<torch::headeronly::BFloat16*>(nullptr));
     default:
-      throw std::logic_error("batch_norm_act: cpu_bind.cpp let an unsupported dtype through");
+      throw std::logic_error("batch_norm_act: bind.cpp let an unsupported dtype through");
   }
 }
 

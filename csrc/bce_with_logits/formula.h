@@ -1,11 +1,7 @@
 // The loss and its derivative for one logit. Host and device, no torch header. kernels.inc repeats the formula for vectors.
 #pragma once
 
-#ifdef __CUDACC__
-#define FASTGAN_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define FASTGAN_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "common/host_device.h"
 
 namespace fastgan {
 

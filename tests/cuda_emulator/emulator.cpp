@@ -223,6 +223,7 @@ void* Machine::shared(const void* which, size_t bytes) {
 }
 
 void* Machine::of_rank(const void* pointer, unsigned rank) {
+  yield();  // the other block may have gone on since
   const auto* byte = static_cast<const unsigned char*>(pointer);
   for (const auto& [which, array] : running_->block->shared) {
     if (byte >= array.data.get() && byte < array.data.get() + array.bytes) {

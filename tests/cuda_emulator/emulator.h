@@ -118,6 +118,11 @@ class Machine {
   const Exchange& exchange(unsigned mask, const char* what, const void* value, size_t bytes);
   void* shared(const void* which, size_t bytes);
   void* of_rank(const void* pointer, unsigned rank);
+  void count_read(size_t bytes) { read_ += bytes; }
+  void count_written(size_t bytes) { written_ += bytes; }
+  uint64_t bytes_read() const { return read_; }
+  uint64_t bytes_written() const { return written_; }
+  void count_from_zero() { read_ = written_ = 0; }
 
  private:
   static void enter();
@@ -131,6 +136,7 @@ class Machine {
   void wait(const std::string& what);
   void release(Thread& thread);
 
+  uint64_t read_ = 0, written_ = 0;  // of global memory, by csrc/common/memory.cuh
   Launch launch_;
   const std::function<void()>* kernel_ = nullptr;
   std::mt19937_64 chance_;
@@ -182,6 +188,12 @@ template <typename T, typename Tag>
 T* shared(size_t count) {
   static const char which = 0;
   return static_cast<T*>(Machine::now().shared(&which, count * sizeof(T)));
+}
+
+// kernel.cuh's FASTGAN_DYNAMIC_SHARED.
+template <typename T, typename Tag>
+T* dynamic_shared() {
+  return shared<T, Tag>(Machine::now().launch().dynamic_shared / sizeof(T));
 }
 
 }  // namespace cuda_emulator
@@ -238,6 +250,8 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+
+inline void __threadfence() {}  // one thread of the machine runs all: every write is seen at once
 
 template <typename T>
 T atomicAdd(T* address, T value) {

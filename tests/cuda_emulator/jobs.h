@@ -61,6 +61,7 @@ class Job {
   std::vector<char> answer_;
 };
 
+void batch_norm_act(Job& job);
 void bce_with_logits(Job& job);
 void fault(Job& job);
 

@@ -7,7 +7,8 @@
 
 int main() {
   using namespace cuda_emulator;
-  const std::map<std::string, void (*)(Job&)> known = {{"bce_with_logits", bce_with_logits}, {"fault", fault}};
+  const std::map<std::string, void (*)(Job&)> known = {
+      {"batch_norm_act", batch_norm_act}, {"bce_with_logits", bce_with_logits}, {"fault", fault}};
   std::string line;
   while (std::getline(std::cin, line)) {
     std::istringstream words(line);

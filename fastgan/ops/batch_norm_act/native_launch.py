@@ -1,4 +1,4 @@
-"""What the compiled batch norm + activation runs, and why it does not run the rest. CPU only.
+"""What the compiled batch norm + activation runs, and why it does not run the rest: on a CPU, and by CUDA kernels.
 
 Memory is walked in order whatever the layout, so that the kernels ask for one of two, without gaps: [N, C, rest] or
 [N, rest, C].
@@ -14,9 +14,15 @@ import torch
 from fastgan.native import NAMESPACE, native_reason
 
 _ops = getattr(torch.ops, NAMESPACE)
-_missing = native_reason("cpu")
-if _missing is None and not hasattr(_ops, "batch_norm_act_train"):
-    _missing = "the native cpu module is older than fastgan's Python code: build it again"
+_has_op = hasattr(_ops, "batch_norm_act_train")
+
+
+def _missing(device_type: str) -> str | None:
+    """None if the compiled ops are there for that device, otherwise the reason."""
+    missing = native_reason(device_type)
+    if missing is None and not _has_op:
+        return f"the native {device_type} module is older than fastgan's Python code: build it again"
+    return missing
 
 
 def _dense(tensor: torch.Tensor, channels_last: bool) -> bool:
@@ -25,10 +31,9 @@ def _dense(tensor: torch.Tensor, channels_last: bool) -> bool:
 
 def reason(input: torch.Tensor, *_rest: Any) -> str | None:
     """None if forward, or the step of it, can run on ``input``, otherwise the reason."""
-    if _missing is not None:
-        return _missing
-    if not input.is_cpu:
-        return f"the native batch norm is for CPU tensors, got {input.device.type}"
+    missing = _missing(input.device.type)
+    if missing is not None:
+        return missing
     if input.is_contiguous() or _dense(input, channels_last=True):
         return None
     return "the native batch norm needs an input without gaps, channels first or last"
@@ -40,12 +45,12 @@ def backward_reason(grad_output: torch.Tensor, input: torch.Tensor, *_rest: Any)
 
 
 def _unavailable(*_args: Any) -> Any:
-    raise RuntimeError(_missing)
+    raise RuntimeError(_missing("cpu"))
 
 
 def forward(name: str) -> Callable[..., Any]:
     """The compiled op of that name; called only where :func:`reason` is None."""
-    return getattr(_ops, name).default if _missing is None else _unavailable
+    return getattr(_ops, name).default if _has_op else _unavailable
 
 
 def backward(name: str) -> Callable[..., Any]:

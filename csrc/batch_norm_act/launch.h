@@ -1,4 +1,5 @@
-// What cpu_bind.cpp hands to cpu.cpp. Tensors of the input's shape have its dtype and its layout in memory, which is
+// What bind.cpp hands to the device's own code: cpu.cpp in one module, kernel.cu in the other.
+// Tensors of the input's shape have its dtype and its layout in memory, which is
 // [N, C, rest] or [N, rest, C] without gaps; vectors are [C], of any floating dtype and stride.
 #pragma once
 
@@ -7,7 +8,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "batch_norm_act/block.h"
+#include "common/activation.h"
 
 namespace fastgan::batch_norm_act {
 
@@ -21,7 +22,25 @@ struct View {
 };
 
 // nullopt: neither of the two layouts.
-std::optional<View> view_of(const Tensor& input);
+inline std::optional<View> view_of(const Tensor& input) {
+  const int64_t dims = input.dim();
+  int64_t inner = 1;
+  for (int64_t dim = 2; dim < dims; ++dim) {
+    inner *= input.size(dim);
+  }
+  if (input.is_contiguous()) {
+    return View{input.size(0), input.size(1), inner};
+  }
+  int64_t expected = 1;
+  for (int64_t i = 0; i < dims; ++i) {  // channels, then the others from the last to the first
+    const int64_t dim = i == 0 ? 1 : (i == dims - 1 ? 0 : dims - i);
+    if (input.size(dim) != 1 && input.stride(dim) != expected) {
+      return std::nullopt;
+    }
+    expected *= input.size(dim);
+  }
+  return View{input.size(0) * inner, input.size(1), 1};
+}
 
 struct Act {
   Activation activation;

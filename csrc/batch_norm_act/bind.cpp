@@ -1,4 +1,5 @@
-// fastgan_native::batch_norm_act_*: checks, allocation, registration. For the CPU only.
+// fastgan_native::batch_norm_act_*: checks, allocation, registration. Compiled into both modules; FASTGAN_DISPATCH_KEY is CPU in
+// one and CUDA in the other.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -7,7 +8,7 @@
 #include <optional>
 #include <tuple>
 
-#include "batch_norm_act/cpu.h"
+#include "batch_norm_act/launch.h"
 #include "common/checks.h"
 #include "common/schema.h"
 
@@ -201,7 +202,7 @@ Tensor backward_apply(
 }  // namespace
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(fastgan_native, FASTGAN_DISPATCH_KEY, m) {
   m.impl("batch_norm_act_train", TORCH_BOX(&fastgan::train));
   m.impl("batch_norm_act_eval", TORCH_BOX(&fastgan::evaluate));
   m.impl("batch_norm_act_backward", TORCH_BOX(&fastgan::backward));

@@ -1,0 +1,255 @@
+"""The CUDA kernels of batch norm + activation in the emulator (tests/cuda_emulator), in every form that a GPU may give
+them: the tests of the compiled batch norm, that no order of the threads makes a difference, and the bytes they move."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastgan
+from fastgan import dispatch
+from fastgan.ops.batch_norm_act import native_launch
+from fastgan.ops.common.activation import Activation
+from fastgan.ops.common.dtypes import accumulate_type
+from tests.cuda_emulator import ROOT, Emulator, KernelError, reason, with_other_device_code
+from tests.cuda_emulator.conftest import emulated, kinds  # noqa: F401
+from tests.ops import test_native_batch_norm_act as compiled
+from tests.ops.test_native_batch_norm_act import (  # noqa: F401
+    test_a_constant_channel,
+    test_a_gradient_in_another_layout_is_copied,
+    test_a_large_mean,
+    test_dtypes_and_ranks,
+    test_images_of_different_levels,
+    test_nan_stays_in_its_channel,
+    test_outliers_among_the_elements_that_are_looked_at_first,
+    test_special_numbers_in_every_lane,
+    test_the_steps_of_the_synchronised_form,
+)
+
+pytestmark = [
+    pytest.mark.skipif(reason() is not None, reason=str(reason())),
+    pytest.mark.skipif(native_launch.reason(torch.zeros(1, 1)) is not None, reason="no native cpu module"),
+    pytest.mark.xdist_group("cuda_emulator"),
+]
+
+#: (multiprocessors, bytes of shared memory a block, clusters) of made-up GPUs, and the form that they give most shapes.
+FORMS = {
+    "clusters": (40, 100_000, 1),
+    "blocks": (1, 200_000, 0),
+    "two passes": (24, 16_384, 0),
+}
+ACTIVATIONS = {0: (0, 1.0), 1: (1, 0.0), 2: (0, None)}  # (relu, slope) of the launch; None: the one given
+
+
+@dataclasses.dataclass
+class Seen:
+    read: int
+    written: int
+    cluster: int
+    parts: int
+    threads: int
+    vector: int
+
+
+class Kernels:
+    """The six steps, as torch.ops.fastgan_native.batch_norm_act_* take them."""
+
+    def __init__(self, running: Emulator, form: str, seed: int = 0) -> None:
+        self.running, self.form, self.seed, self.seen = running, form, seed, []
+
+    def _job(self, step: str, input: torch.Tensor, end: tuple[int, float], tensors: dict[str, Any], **numbers: Any):
+        channels_last = not input.is_contiguous()
+        inner = 1 if channels_last else math.prod(input.shape[2:])
+        outer = input.numel() // max(1, inner * input.shape[1])
+        activation, slope = end
+        relu, of_kernel = ACTIVATIONS[int(activation)]
+        words = [self.seed, outer, input.shape[1], inner, *FORMS[self.form], numbers.get("momentum", 0.0)]
+        words += [numbers.get("eps", 0.0), relu, slope if of_kernel is None else of_kernel, numbers.get("training", 0)]
+        words += [int(tensors.get(name) is not None) for name in ("weight", "bias", "running_mean")]
+        big = [tensors.get("grad_output")] if step.startswith("backward") else []
+        flat = [(x.movedim(1, -1) if channels_last else x).contiguous() for x in (input, *big)]
+        names = ("weight", "bias", "mean", "rstd", "running_mean", "running_var", "per_centred", "per_element")
+        flat += [tensors[name].double().contiguous() for name in names if tensors.get(name) is not None]
+        dtype = str(input.dtype).removeprefix("torch.")
+        data = bytearray(self.running.run(["batch_norm_act", dtype, step, *map(repr, words)], flat))
+        size, vectors = input.numel() * input.itemsize, 6 * 8 * input.shape[1]
+        output = torch.empty_like(input)
+        values = torch.frombuffer(data[:size], dtype=input.dtype)
+        moved = input.movedim(1, -1) if channels_last else input
+        values = values.view(moved.shape)
+        output.copy_(values.movedim(-1, 1) if channels_last else values)
+        found = torch.frombuffer(data[size : size + vectors], dtype=torch.float64).view(6, -1)
+        self.seen.append(Seen(*torch.frombuffer(data[size + vectors :], dtype=torch.int64).tolist()))
+        return output, found.unbind()
+
+    def train(self, input, weight, bias, running_mean, running_var, momentum, eps, *end):
+        given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+        output, found = self._job("train", input, end, given, momentum=momentum, eps=eps)
+        wide = accumulate_type(input.dtype)
+        if running_mean is not None:
+            running_mean.copy_(found[2])
+            running_var.copy_(found[3])
+        return output, found[0].to(wide), found[1].to(wide)
+
+    def eval(self, input, weight, bias, mean, rstd, *end):
+        given = {"weight": weight, "bias": bias, "mean": mean, "rstd": rstd}
+        return self._job("eval", input, end, given)[0]
+
+    def backward(self, grad_output, input, weight, bias, mean, rstd, training, *end):
+        given = {"grad_output": grad_output, "weight": weight, "bias": bias, "mean": mean, "rstd": rstd}
+        output, found = self._job("backward", input, end, given, training=int(training))
+        wide = accumulate_type(input.dtype)
+        return output, found[4].to(wide), found[5].to(wide)
+
+    def stats(self, input):
+        found = self._job("stats", input, (0, 0.0), {})[1]
+        return found[0].clone(), found[1].clone()
+
+    def backward_reduce(self, grad_output, input, weight, bias, mean, rstd, *end):
+        given = {"grad_output": grad_output, "weight": weight, "bias": bias, "mean": mean, "rstd": rstd}
+        found = self._job("backward_reduce", input, end, given, training=1)[1]
+        return found[4].clone(), found[5].clone()
+
+    def backward_apply(self, grad_output, input, weight, bias, mean, rstd, per_centred, per_element, *end):
+        given = {"grad_output": grad_output, "weight": weight, "bias": bias, "mean": mean, "rstd": rstd}
+        given |= {"per_centred": per_centred, "per_element": per_element}
+        return self._job("backward_apply", input, end, given, training=1)[0]
+
+
+@pytest.fixture(params=FORMS)
+def isa(request: pytest.FixtureRequest) -> str:
+    """In the imported tests' place of an instruction set: the form."""
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def kernels(
+    emulated: Emulator,  # noqa: F811
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Kernels]:
+    """The native backend of every step is the emulated one."""
+    form = request.getfixturevalue("isa") if "isa" in request.fixturenames else "clusters"
+    running = Kernels(emulated, form)
+    for step in compiled.OPS:
+        row = dispatch._table[f"batch_norm_act_{step}"]
+
+        def run(*args: Any, step: str = step) -> Any:
+            if args[0].numel() == 0:
+                pytest.fail("an empty tensor is never launched")
+            if step.startswith("backward"):
+                args = (torch.empty_like(args[1]).copy_(args[0]), *args[1:])
+            return getattr(running, step)(*args)
+
+        monkeypatch.setitem(row, "native", dataclasses.replace(row["native"], run=run))
+    with fastgan.dispatch.trace() as calls:
+        yield running
+    assert all(backend == "native" for _, backend in calls), calls
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("shape", [(5, 1, 31), (5, 3, 32), (5, 17, 49), (5, 33, 4), (5, 65, 1), (70, 9, 16)], ids=str)
+def test_around_the_tails_of_vectors(shape, channels_last, isa):
+    for activation, training, dtype in itertools.product(("relu", "leaky_relu"), (True, False), (0, 1)):
+        data = compiled.tensors(shape, (torch.float32, torch.bfloat16)[dtype], channels_last)
+        compiled.check(data, activation, training)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("shape", [(6, 3, 8, 8), (40, 20, 4, 4), (9, 5, 7, 7), (100, 9, 8, 8)], ids=str)
+def test_no_order_of_the_threads_makes_a_difference(kernels, shape, channels_last, isa):
+    data = compiled.tensors(shape, torch.float32, channels_last)
+    results = []
+    for kernels.seed in range(4):
+        results.append([compiled.run(compiled.ours("relu"), *data, training) for training in (True, False)])
+    for other in results[1:]:
+        for mine, same in zip(itertools.chain(*results[0]), itertools.chain(*other), strict=True):
+            assert torch.equal(mine, same)
+    assert isa == "blocks" or {seen.cluster > 0 for seen in kernels.seen} >= {isa == "clusters"}
+    if shape[0] == 100 and channels_last:
+        assert any(seen.parts > 1 for seen in kernels.seen) or isa == "blocks"
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize(
+    ("form", "forward", "backward"), [("clusters", 2, 3), ("blocks", 2, 3), ("two passes", 3, 5)], ids=str
+)
+def test_bytes_of_memory(kernels, kinds, form, forward, backward, channels_last):  # noqa: F811
+    """At most 1.05 times 2 S and 3 S where a cluster, or a block, holds a group of channels; 3 S and 5 S elsewhere."""
+    if kinds:
+        pytest.skip("the count is the same with sanitizers")
+    kernels.form = form
+    shape = (16 if form == "blocks" else 64, 64, 8, 8)
+    x, weight, bias, grad, *buffers = compiled.tensors(shape, torch.bfloat16, channels_last)
+    size, end = x.numel() * x.itemsize, (Activation.RELU, 0.0)
+    _, mean, rstd = kernels.train(x, weight, bias, *buffers, 0.1, 1e-5, *end)
+    kernels.backward(grad, x, weight, bias, mean, rstd, True, *end)
+    for seen, passes in zip(kernels.seen, (forward, backward), strict=True):
+        assert (seen.cluster > 0) == (form != "two passes") and seen.vector == 8
+        assert (passes - 0.01) * size < seen.read + seen.written <= 1.05 * passes * size, seen
+
+
+GROUP, PARTIALS, WALK = "batch_norm_act/group.cuh", "common/partials.cuh", "batch_norm_act/walk.cuh"
+KERNEL = "batch_norm_act/kernel.cuh"
+#: Errors that a kernel could have: (file, what is there, what is there instead).
+PLANTED = {
+    "a missing barrier of the block": (PARTIALS, "  __syncthreads();\n  for", "  for"),
+    "a missing barrier of the cluster": (PARTIALS, "  cluster_barrier();\n  for", "  for"),
+    "a missing barrier before a block ends": (PARTIALS, "  cluster_barrier();  // nobody", "  // nobody"),
+    "a part that the last block leaves out": (PARTIALS, "i = 1; i < blocks", "i = 2; i < blocks"),
+    "a ticket too early": (PARTIALS, "*came_before + 1 !=", "*came_before + 2 !="),
+    "lanes that are not merged": (PARTIALS, "kWarp / 2; lanes", "kWarp / 4; lanes"),
+    "an item too few": (WALK, ") - item;", ") - item - 1;"),
+    "planes one after the other": (WALK, "at_ += (channels_ - 1) * inner_;", "at_ += channels_ * inner_;"),
+    "numbers never written": (
+        KERNEL,
+        "  K::finish(o, s, group, cluster",
+        "  if (!part) K::finish(o, s, group, cluster",
+    ),
+    "running statistics by every block": (KERNEL, "s, group, cluster, part == 0", "s, group, cluster, true"),
+    "a channel beyond the last": (GROUP, "group, i) < walk.channels", "group, i) >= 0"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_errors_are_found(name: str, kinds: bool, tmp_path: Path) -> None:  # noqa: F811
+    """By another result in some order of the threads, or by the emulator itself."""
+    if kinds:
+        pytest.skip("the result gives it away, so the sanitizers are not needed")
+    file, right, wrong = PLANTED[name]
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    text = (tmp_path / "csrc" / file).read_text()
+    assert text.count(right) == 1
+    (tmp_path / "csrc" / file).write_text(text.replace(right, wrong))
+    planted = Emulator(with_other_device_code("batch_norm_act", tmp_path / "csrc", tmp_path))
+    try:
+        assert any(_is_wrong(planted, form, seed) for form in FORMS for seed in range(6))
+    finally:
+        planted.close()
+
+
+def _is_wrong(running: Emulator, form: str, seed: int) -> bool:
+    kernels, end = Kernels(running, form, seed), (Activation.LEAKY_RELU, 0.2)
+    for channels_last in (False, True):
+        x, weight, bias, grad, *buffers = compiled.tensors((150, 20, 3, 4), torch.float64, channels_last)
+        judged = [buffer.clone() for buffer in buffers]
+        try:
+            mine = kernels.train(x, weight, bias, *buffers, 0.3, 1e-5, *end)
+            gradients = kernels.backward(grad, x, weight, bias, *mine[1:], True, *end)
+        except KernelError:
+            return True
+        theirs = compiled.reference.train(x, weight, bias, *judged, 0.3, 1e-5, *end)
+        expected = compiled.reference.backward(grad, x, weight, bias, *theirs[1:], True, *end)
+        pairs = zip((*mine, *gradients, *buffers), (*theirs, *expected, *judged), strict=True)
+        if not all(torch.allclose(one, other) for one, other in pairs):
+            return True
+    return False

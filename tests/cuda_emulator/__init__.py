@@ -44,7 +44,8 @@ def reason() -> str | None:
 def compile_all(objects: dict[Path, Path], options: Sequence[str] = (), csrc: Path = ROOT / "csrc") -> None:
     """Compile sources, of which each has its object, against the emulator and that device code; two at a time."""
     include = [f"-I{FOLDER}", f"-I{csrc}", "-isystem", str(toolkit()), "-include", "emulator.h"]
-    command = [_compiler(), "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-DFASTGAN_CUDA_EMULATOR"]
+    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]  # nvcc's
+    command = [_compiler(), "-std=c++20", "-O1", "-g", *warnings, "-DFASTGAN_CUDA_EMULATOR"]
 
     def compiled(item: tuple[Path, Path]) -> None:
         source, target = map(str, item)

@@ -9,7 +9,8 @@
 //    in the mask it gives, a mask that another lane of the same exchange does not give, and distributed shared memory of a block
 //    that has not begun or has ended.
 // What it cannot show: two threads that race without a switch between them (switches are at barriers, exchanges and atomics),
-// weak memory order, alignment faults, and time.
+// weak memory order, two blocks at the same time (they run one after the other, in an order drawn by the seed; a cluster's
+// together), alignment faults (but UndefinedBehaviorSanitizer sees a wide load of an address that is not a multiple), and time.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -203,6 +204,9 @@ T* shared(size_t count) {
 #define gridDim (::cuda_emulator::Machine::now().launch().grid)
 
 inline void __syncthreads() { ::cuda_emulator::Machine::now().block_barrier(); }
+
+// Nothing to do: the one thread of the machine sees its own writes in order, so that a missing fence is not found.
+inline void __threadfence() {}
 
 inline void __syncwarp(unsigned mask = 0xffffffffu) { ::cuda_emulator::exchange(mask, "__syncwarp", char{0}); }
 

@@ -77,8 +77,8 @@ def test_only_the_stable_abi_is_included():
 @needs_sources
 @pytest.mark.slow
 def test_cuda_sources_compile_without_warnings(tmp_path):
-    """For sm_80, sm_90 and sm_100; neither a GPU nor a CUDA build of torch is needed. No register is spilled, and where a
-    thread takes 16 bytes the machine code loads and stores them at once."""
+    """For sm_80, sm_90 and sm_100; neither a GPU nor a CUDA build of torch is needed. No register is spilled, and
+    where a thread takes 16 bytes the machine code loads and stores them at once."""
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc is None:
         pytest.skip("no nvcc on PATH or in /usr/local/cuda")

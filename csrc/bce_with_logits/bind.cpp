@@ -1,5 +1,5 @@
-// fastgan_native::bce_with_logits: checks, allocation, registration. Compiled into both modules; FASTGAN_DISPATCH_KEY is CPU
-// in one and CUDA in the other.
+// fastgan_native::bce_with_logits, its backward and the backward's in-place form: checks, allocation, registration. Compiled
+// into both modules; FASTGAN_DISPATCH_KEY is CPU in one and CUDA in the other.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -18,6 +18,9 @@ namespace {
 const Schema schema(
     "bce_with_logits(Tensor input, Tensor? target, float target_value, int reduction, bool need_grad)"
     " -> (Tensor loss, Tensor grad)");
+const Schema backward_schema("bce_with_logits_backward(Tensor gradient, Tensor grad_output, int reduction) -> Tensor");
+const Schema backward_in_place_schema(
+    "bce_with_logits_backward_(Tensor(a!) gradient, Tensor grad_output, int reduction) -> ()");
 
 std::tuple<Tensor, Tensor> bce_with_logits(
     const Tensor& input,
@@ -45,9 +48,53 @@ std::tuple<Tensor, Tensor> bce_with_logits(
   return {loss, grad};
 }
 
+// Whether every element of the tensor is the same number in memory: 0-d, or expanded from that, as a sum's gradient is.
+bool is_one_number(const Tensor& tensor) {
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.stride(d) != 0 && tensor.size(d) != 1) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// output = gradient * grad_output, over the number of elements for a mean.
+void scale(const Tensor& gradient, const Tensor& grad_output, int64_t reduction, const Tensor& output) {
+  constexpr const char* op = "bce_with_logits_backward";
+  check_floating(op, "gradient", gradient);
+  check_contiguous(op, "gradient", gradient);
+  check_same_dtype(op, "grad_output", grad_output, "gradient", gradient);
+  check_same_device(op, "grad_output", grad_output, "gradient", gradient);
+  check_reduction(op, reduction);
+  const bool one_number = is_one_number(grad_output);
+  if (grad_output.dim() != 0) {
+    check_same_shape(op, "grad_output", grad_output, "gradient", gradient);
+    check(
+        one_number || grad_output.is_contiguous(), op, ": grad_output must be contiguous, or one number expanded");
+  }
+  if (gradient.numel() == 0) {
+    return;
+  }
+  const double divisor =
+      static_cast<Reduction>(reduction) == Reduction::mean ? static_cast<double>(gradient.numel()) : 1.0;
+  run_bce_with_logits_backward({gradient, grad_output, one_number, divisor, output});
+}
+
+Tensor bce_with_logits_backward(const Tensor& gradient, const Tensor& grad_output, int64_t reduction) {
+  const Tensor output = torch::stable::empty_like(gradient);
+  scale(gradient, grad_output, reduction, output);
+  return output;
+}
+
+void bce_with_logits_backward_(const Tensor& gradient, const Tensor& grad_output, int64_t reduction) {
+  scale(gradient, grad_output, reduction, gradient);
+}
+
 }  // namespace
 }  // namespace fastgan
 
 STABLE_TORCH_LIBRARY_IMPL(fastgan_native, FASTGAN_DISPATCH_KEY, m) {
   m.impl("bce_with_logits", TORCH_BOX(&fastgan::bce_with_logits));
+  m.impl("bce_with_logits_backward", TORCH_BOX(&fastgan::bce_with_logits_backward));
+  m.impl("bce_with_logits_backward_", TORCH_BOX(&fastgan::bce_with_logits_backward_));
 }

@@ -1,37 +1,20 @@
-// fastgan_native::bce_with_logits_backward and its in-place form: the saved derivative times the incoming gradient, over the
-// number of elements for a mean. CPU only.
-#include <torch/csrc/stable/library.h>
+// The loop of bce_with_logits_backward on a CPU: the saved derivative times the incoming gradient, over the number of elements
+// for a mean.
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
 #include <stdexcept>
 #include <type_traits>
 
-#include "common/checks.h"
-#include "common/reduction.h"
-#include "common/schema.h"
+#include "bce_with_logits/launch.h"
 
 namespace fastgan {
 namespace {
 
-constexpr const char* kOp = "bce_with_logits_backward";
+using torch::headeronly::ScalarType;
+
 constexpr int64_t kGrain = 32768;  // elements worth a thread
-
-const Schema schema("bce_with_logits_backward(Tensor gradient, Tensor grad_output, int reduction) -> Tensor");
-const Schema in_place_schema(
-    "bce_with_logits_backward_(Tensor(a!) gradient, Tensor grad_output, int reduction) -> ()");
-
-// Whether every element of the tensor is the same number in memory: 0-d, or expanded from that, as a sum's gradient is.
-bool is_one_number(const Tensor& tensor) {
-  for (int64_t d = 0; d < tensor.dim(); ++d) {
-    if (tensor.stride(d) != 0 && tensor.size(d) != 1) {
-      return false;
-    }
-  }
-  return true;
-}
 
 // gradient, output: [n], possibly the same; grad_output: one number, or [n].
 template <typename T>
@@ -59,57 +42,27 @@ void scale(const T* gradient, const T* grad_output, bool one_number, double divi
 }
 
 template <typename T>
-void run(const Tensor& gradient, const Tensor& grad_output, double divisor, const Tensor& output) {
+void run(const BceWithLogitsBackward& problem) {
   scale(
-      static_cast<const T*>(gradient.const_data_ptr()), static_cast<const T*>(grad_output.const_data_ptr()),
-      is_one_number(grad_output), divisor, static_cast<T*>(output.mutable_data_ptr()), gradient.numel());
-}
-
-void run(const Tensor& gradient, const Tensor& grad_output, int64_t reduction, const Tensor& output) {
-  check_floating(kOp, "gradient", gradient);
-  check_contiguous(kOp, "gradient", gradient);
-  check_same_dtype(kOp, "grad_output", grad_output, "gradient", gradient);
-  check_same_device(kOp, "grad_output", grad_output, "gradient", gradient);
-  check_reduction(kOp, reduction);
-  if (grad_output.dim() != 0) {
-    check_same_shape(kOp, "grad_output", grad_output, "gradient", gradient);
-    check(
-        is_one_number(grad_output) || grad_output.is_contiguous(), kOp,
-        ": grad_output must be contiguous, or one number expanded");
-  }
-  if (gradient.numel() == 0) {
-    return;
-  }
-  const double divisor =
-      static_cast<Reduction>(reduction) == Reduction::mean ? static_cast<double>(gradient.numel()) : 1.0;
-  switch (gradient.scalar_type()) {
-    case ScalarType::Double:
-      return run<double>(gradient, grad_output, divisor, output);
-    case ScalarType::Float:
-      return run<float>(gradient, grad_output, divisor, output);
-    case ScalarType::Half:
-      return run<torch::headeronly::Half>(gradient, grad_output, divisor, output);
-    case ScalarType::BFloat16:
-      return run<torch::headeronly::BFloat16>(gradient, grad_output, divisor, output);
-    default:
-      throw std::logic_error("bce_with_logits_backward: check_floating let an unsupported dtype through");
-  }
-}
-
-Tensor bce_with_logits_backward(const Tensor& gradient, const Tensor& grad_output, int64_t reduction) {
-  const Tensor output = torch::stable::empty_like(gradient);
-  run(gradient, grad_output, reduction, output);
-  return output;
-}
-
-void bce_with_logits_backward_(const Tensor& gradient, const Tensor& grad_output, int64_t reduction) {
-  run(gradient, grad_output, reduction, gradient);
+      static_cast<const T*>(problem.gradient.const_data_ptr()), static_cast<const T*>(problem.grad_output.const_data_ptr()),
+      problem.one_number, problem.divisor, static_cast<T*>(problem.output.mutable_data_ptr()), problem.gradient.numel());
 }
 
 }  // namespace
-}  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
-  m.impl("bce_with_logits_backward", TORCH_BOX(&fastgan::bce_with_logits_backward));
-  m.impl("bce_with_logits_backward_", TORCH_BOX(&fastgan::bce_with_logits_backward_));
+void run_bce_with_logits_backward(const BceWithLogitsBackward& problem) {
+  switch (problem.gradient.scalar_type()) {
+    case ScalarType::Double:
+      return run<double>(problem);
+    case ScalarType::Float:
+      return run<float>(problem);
+    case ScalarType::Half:
+      return run<torch::headeronly::Half>(problem);
+    case ScalarType::BFloat16:
+      return run<torch::headeronly::BFloat16>(problem);
+    default:
+      throw std::logic_error("bce_with_logits_backward: bind.cpp let an unsupported dtype through");
+  }
 }
+
+}  // namespace fastgan

@@ -1,4 +1,4 @@
-// What bind.cpp hands to the device's own code: cpu.cpp in one module, kernel.cu in the other.
+// What bind.cpp hands to the device's own code: cpu.cpp and cpu_backward.cpp in one module, kernel.cu in the other.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -20,5 +20,16 @@ struct BceWithLogits {
 
 // Fills loss and grad. The tensors are contiguous and agree in dtype, shape and device.
 void run_bce_with_logits(const BceWithLogits& problem);
+
+struct BceWithLogitsBackward {
+  torch::stable::Tensor gradient;
+  torch::stable::Tensor grad_output;  // contiguous and of gradient's shape, or one number
+  bool one_number;
+  double divisor;  // the number of elements for a mean, otherwise 1
+  torch::stable::Tensor output;  // possibly gradient itself
+};
+
+// Fills output. There is at least one element; gradient and output are contiguous, and all agree in dtype and device.
+void run_bce_with_logits_backward(const BceWithLogitsBackward& problem);
 
 }  // namespace fastgan

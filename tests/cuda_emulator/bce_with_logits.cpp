@@ -7,45 +7,69 @@
 namespace cuda_emulator {
 namespace {
 
+using fastgan::BceScratch;
 using fastgan::Compute;
 using fastgan::compute_t;
 using fastgan::kBceThreads;
 using fastgan::Reduction;
 
 template <typename T>
-void run_as(Job& job) {
+void forward(Job& job) {
   using C = compute_t<T>;
   Launch launch;
   launch.seed = job.word<uint64_t>();
   const auto n = job.word<int64_t>();
+  const auto skipped = job.word<size_t>();
   const auto reduction = static_cast<Reduction>(job.word<int64_t>());
   const auto target_value = Compute<T>::load(Compute<T>::store(static_cast<C>(job.word<double>())));
   const bool has_target = job.word<int>() != 0, need_grad = job.word<int>() != 0;
   const auto count = static_cast<size_t>(n);
-  Array<T> input = job.array<T>(count), target = job.array<T>(has_target ? count : 0);
-  Array<T> loss(reduction == Reduction::none ? count : 1), grad(need_grad ? count : 0);
-  const int64_t blocks = fastgan::bce_with_logits_blocks(n);
-  Array<C> sums(static_cast<size_t>(blocks));
-  launch.block.x = kBceThreads;
-  launch.grid.x = static_cast<unsigned>(blocks);
+  Array<T> input = job.array<T>(count, skipped), target = job.array<T>(has_target ? count : 0, skipped);
+  Array<T> loss(reduction == Reduction::none ? count : 1, skipped), grad(need_grad ? count : 0, skipped);
   const T* const targets = has_target ? target.get() : nullptr;
   T* const grads = need_grad ? grad.get() : nullptr;
+  const int64_t blocks = fastgan::bce_with_logits_blocks<T>(n);
+  launch.block.x = kBceThreads;
+  launch.grid.x = static_cast<unsigned>(blocks);
   if (reduction == Reduction::none) {
     if (blocks > 0) {
-      run(launch, fastgan::bce_with_logits_elementwise_kernel<T, false>, input.get(), targets, target_value, loss.get(), grads,
-          static_cast<C*>(nullptr), n);
+      run(launch, fastgan::bce_with_logits_kernel<T, false>, input.get(), targets, target_value, loss.get(), grads,
+          BceScratch{}, 1.0, n);
     }
   } else {
-    if (blocks > 0) {
-      run(launch, fastgan::bce_with_logits_elementwise_kernel<T, true>, input.get(), targets, target_value,
-          static_cast<T*>(nullptr), grads, sums.get(), n);
-    }
-    launch.grid.x = 1;
-    const C divisor = reduction == Reduction::mean ? static_cast<C>(n) : C(1);
-    run(launch, fastgan::bce_with_logits_finish_kernel<T>, sums.get(), blocks, divisor, loss.get());
+    Array<double> sums(blocks > 1 ? static_cast<size_t>(blocks) : 0);
+    Array<unsigned> ticket(1);
+    *ticket.get() = 0;
+    launch.grid.x = blocks > 0 ? launch.grid.x : 1;
+    const BceScratch scratch = blocks > 1 ? BceScratch{sums.get(), ticket.get()} : BceScratch{};
+    const double divisor = reduction == Reduction::mean ? static_cast<double>(n) : 1.0;
+    run(launch, fastgan::bce_with_logits_kernel<T, true>, input.get(), targets, target_value, loss.get(), grads, scratch,
+        divisor, n);
   }
   job.answer(loss);
   job.answer(grad);
+}
+
+template <typename T>
+void backward(Job& job) {
+  Launch launch;
+  launch.seed = job.word<uint64_t>();
+  const auto n = job.word<int64_t>();
+  const auto skipped = job.word<size_t>();
+  const auto divisor = job.word<double>();
+  const bool one_number = job.word<int>() != 0, in_place = job.word<int>() != 0;
+  const auto count = static_cast<size_t>(n);
+  Array<T> gradient = job.array<T>(count, skipped), grad_output = job.array<T>(one_number ? 1 : count, skipped);
+  Array<T> apart(in_place ? 0 : count, skipped);
+  Array<T>& output = in_place ? gradient : apart;
+  launch.block.x = kBceThreads;
+  launch.grid.x = static_cast<unsigned>(fastgan::bce_with_logits_blocks<T>(n));
+  if (n > 0) {
+    const auto kernel =
+        one_number ? fastgan::bce_with_logits_backward_kernel<T, true> : fastgan::bce_with_logits_backward_kernel<T, false>;
+    run(launch, kernel, gradient.get(), grad_output.get(), divisor, output.get(), n);
+  }
+  job.answer(output);
 }
 
 }  // namespace
@@ -53,16 +77,33 @@ void run_as(Job& job) {
 void bce_with_logits(Job& job) {
   const auto dtype = job.word<std::string>();
   if (dtype == "float64") {
-    return run_as<double>(job);
+    return forward<double>(job);
   }
   if (dtype == "float32") {
-    return run_as<float>(job);
+    return forward<float>(job);
   }
   if (dtype == "float16") {
-    return run_as<__half>(job);
+    return forward<__half>(job);
   }
   if (dtype == "bfloat16") {
-    return run_as<__nv_bfloat16>(job);
+    return forward<__nv_bfloat16>(job);
+  }
+  throw std::invalid_argument("no such dtype: " + dtype);
+}
+
+void bce_with_logits_backward(Job& job) {
+  const auto dtype = job.word<std::string>();
+  if (dtype == "float64") {
+    return backward<double>(job);
+  }
+  if (dtype == "float32") {
+    return backward<float>(job);
+  }
+  if (dtype == "float16") {
+    return backward<__half>(job);
+  }
+  if (dtype == "bfloat16") {
+    return backward<__nv_bfloat16>(job);
   }
   throw std::invalid_argument("no such dtype: " + dtype);
 }

@@ -9,7 +9,8 @@
 //    in the mask it gives, a mask that another lane of the same exchange does not give, and distributed shared memory of a block
 //    that has not begun or has ended.
 // What it cannot show: two threads that race without a switch between them (switches are at barriers, exchanges and atomics),
-// weak memory order, alignment faults, and time.
+// weak memory order, two blocks at the same time (they run one after the other, in an order drawn by the seed; a cluster's
+// together), alignment faults (but UndefinedBehaviorSanitizer sees a wide load of an address that is not a multiple), and time.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -216,6 +217,9 @@ T* dynamic_shared() {
 
 inline void __syncthreads() { ::cuda_emulator::Machine::now().block_barrier(); }
 
+// Nothing to do: the one thread of the machine sees its own writes in order, so that a missing fence is not found.
+inline void __threadfence() {}
+
 inline void __syncwarp(unsigned mask = 0xffffffffu) { ::cuda_emulator::exchange(mask, "__syncwarp", char{0}); }
 
 template <typename T>
@@ -250,8 +254,6 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
-
-inline void __threadfence() {}  // one thread of the machine runs all: every write is seen at once
 
 template <typename T>
 T atomicAdd(T* address, T value) {

@@ -12,16 +12,19 @@
 
 namespace cuda_emulator {
 
-// An array of exactly so many elements, beyond whose ends AddressSanitizer sees.
+// An array of exactly so many elements, beyond whose end AddressSanitizer sees, and beyond whose beginning where skipped is 0;
+// otherwise it begins so many elements after an address that is a multiple of 16.
 template <typename T>
 class Array {
  public:
-  explicit Array(size_t count) : count_(count), data_(new T[count]) { std::memset(static_cast<void*>(data_.get()), kAllBytes, bytes()); }
-  T* get() { return data_.get(); }
+  explicit Array(size_t count, size_t skipped = 0) : count_(count), skipped_(skipped), data_(new T[skipped + count]) {
+    std::memset(static_cast<void*>(get()), kAllBytes, bytes());
+  }
+  T* get() { return data_.get() + skipped_; }
   size_t bytes() const { return count_ * sizeof(T); }
 
  private:
-  size_t count_;
+  size_t count_, skipped_;
   std::unique_ptr<T[]> data_;
 };
 
@@ -40,8 +43,8 @@ class Job {
   }
 
   template <typename T>
-  Array<T> array(size_t count) {
-    Array<T> array(count);
+  Array<T> array(size_t count, size_t skipped = 0) {
+    Array<T> array(count, skipped);
     if (!std::cin.read(reinterpret_cast<char*>(array.get()), static_cast<std::streamsize>(array.bytes()))) {
       throw std::invalid_argument("an array is too short");
     }
@@ -63,6 +66,7 @@ class Job {
 
 void batch_norm_act(Job& job);
 void bce_with_logits(Job& job);
+void bce_with_logits_backward(Job& job);
 void fault(Job& job);
 
 }  // namespace cuda_emulator

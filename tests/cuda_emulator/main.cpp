@@ -1,5 +1,5 @@
-// Answers jobs from its standard input until that ends: "ok <bytes>" and the arrays, or "failure <what>". What a sanitizer finds
-// ends the program.
+// Answers jobs from its standard input until that ends: "ok <bytes>" and the arrays, or "failure <what>". What a sanitizer
+// finds ends the program.
 #include <map>
 #include <sstream>
 
@@ -8,7 +8,11 @@
 int main() {
   using namespace cuda_emulator;
   const std::map<std::string, void (*)(Job&)> known = {
-      {"batch_norm_act", batch_norm_act}, {"bce_with_logits", bce_with_logits}, {"fault", fault}};
+      {"batch_norm_act", batch_norm_act},
+      {"bce_with_logits", bce_with_logits},
+      {"bce_with_logits_backward", bce_with_logits_backward},
+      {"fault", fault},
+  };
   std::string line;
   while (std::getline(std::cin, line)) {
     std::istringstream words(line);

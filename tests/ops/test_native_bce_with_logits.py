@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import _reduction
 
 import fastgan
@@ -254,8 +255,18 @@ def test_use_backend_runs_forward_and_backward(reduction):
         (torch.zeros(3, 4).t(), torch.tensor(1.0), "contiguous gradient"),
         (torch.zeros(3), torch.tensor(1.0, dtype=torch.float64), "one dtype"),
         (torch.zeros(3, 4), torch.zeros(4, 3).t(), "contiguous incoming gradient"),
-        (torch.zeros(3, device="meta"), torch.zeros((), device="meta"), "for CPU tensors"),
+        (torch.zeros(3, device="meta"), torch.zeros((), device="meta"), "no native kernels for meta tensors"),
+        (torch.zeros(3), torch.zeros((), device="meta"), "tensors on one device, got cpu and meta"),
     ],
 )
 def test_the_reason_why_not(gradient, grad_output, reason):
     assert reason in fastgan.dispatch.why_not("bce_with_logits_backward", gradient, grad_output, 1)["native"]
+
+
+@pytest.mark.parametrize("op", ["bce_with_logits_backward", "bce_with_logits_backward_"])
+def test_backward_on_cuda_needs_nothing_but_the_module(op):
+    """Fake tensors: no GPU is needed. Whoever forces it gets it; auto, without a measurement, does not choose it."""
+    with FakeTensorMode():
+        gradient, one = torch.empty(3, 4, device="cuda"), torch.empty((), device="cuda")
+        assert fastgan.dispatch.why_not(op, gradient, one, 1)["native"] == native_reason("cuda")
+        assert "contiguous gradient" in fastgan.dispatch.why_not(op, gradient.t(), one, 1)["native"]

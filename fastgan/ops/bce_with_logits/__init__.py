@@ -92,15 +92,16 @@ def _native_backward_in_place(gradient: torch.Tensor, grad_output: torch.Tensor,
 
 
 def _native_backward_supports(gradient: torch.Tensor, grad_output: torch.Tensor, _reduction: int) -> str | None:
-    if gradient.device.type != "cpu":
-        return f"the native backward of the loss is for CPU tensors, got {gradient.device.type}"
+    if grad_output.device != gradient.device:
+        devices = f"{gradient.device} and {grad_output.device}"
+        return f"the native backward of the loss needs tensors on one device, got {devices}"
     if not gradient.is_contiguous():
         return "the native backward of the loss needs a contiguous gradient"
     if grad_output.dtype != gradient.dtype:
         return f"the native backward of the loss needs one dtype, got {gradient.dtype} and {grad_output.dtype}"
     if not grad_output.is_contiguous() and any(grad_output.stride()):  # expanded from one number, all strides are 0
         return "the native backward of the loss needs a contiguous incoming gradient, or one number expanded"
-    return native_reason("cpu")
+    return native_reason(gradient.device.type)
 
 
 define(

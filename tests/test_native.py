@@ -76,6 +76,7 @@ def test_only_the_stable_abi_is_included():
 
 @needs_sources
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_cuda_sources_compile_without_warnings(tmp_path):
     """For sm_80, sm_90 and sm_100; neither a GPU nor a CUDA build of torch is needed. No register is spilled, and
     where a thread takes 16 bytes the machine code loads and stores them at once."""

@@ -116,7 +116,7 @@ check() {
         0) echo "$title: passed${last:+: $last}" ;;
         "$NOT_RUN") echo "$title: not run: $last" ;;
         *)
-            tail -n 15 "$RESULTS/log"
+            tail -n 60 "$RESULTS/log"
             echo "$title: FAILED, exit code $status"
             failed+=("$title")
             ;;
@@ -138,7 +138,7 @@ compile() {
 }
 
 collect() {
-    tests --collect-only -p no:xdist || return
+    tests --collect-only
 }
 
 on_the_cpu() {

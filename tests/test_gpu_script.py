@@ -40,7 +40,11 @@ case "$*" in
     *"-m pytest"*) step=tests ;;
     *"cli verify"*) step=verify ;;
     *"bench run"*"--list"*) step=listing ;;
-    *"bench run"*) step=benchmark; echo "limit $LIMIT"; [[ " $FAILING " == *" no-json "* ]] || echo '{}' > "$RESULTS/bench.json" ;;
+    *"bench run"*)
+        step=benchmark
+        echo "limit $LIMIT"
+        [[ " $FAILING " == *" no-json "* ]] || echo '{}' > "$RESULTS/bench.json"
+        ;;
     *"bench report"*)
         step=report
         printf '%s\\n' "head" "## Default choice, better layout" "| op | 1.23 |" "" "## conv2d" "| every case |"

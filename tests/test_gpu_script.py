@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ case "$*" in
     *torch.cuda.is_available*) step=gpu ;;
     *"pip install"*|*"setup.py"*) step=build ;;
     *"-m pytest"*) step=tests ;;
-    *"cli verify"*) step=verify ;;
+    *"cli verify"*|*"fastgan.verify.run"*) step=verify ;;
     *"bench run"*"--list"*) step=listing ;;
     *"bench run"*)
         step=benchmark
@@ -52,6 +53,8 @@ case "$*" in
         ;;
     *repeat_gpu*) step=repeatability ;;
     *matplotlib*) step=matplotlib ;;
+    *"import typer"*) step=typer ;;
+    *"import hypothesis"*) step=hypothesis ;;
     *native_reason*) [[ -z "$NATIVE" ]] || { echo "$NATIVE"; exit 77; } ;;
 esac
 if [[ "$*" == *"build_ext --help"* ]]; then
@@ -185,6 +188,26 @@ def test_without_a_result_or_matplotlib_the_report_says_so(tmp_path: Path) -> No
     assert done.returncode == 0
     assert "no plots: python3 has no matplotlib" in (results / "summary.txt").read_text()
     assert not list(results.glob("*.png"))
+
+
+def test_what_cannot_be_installed_without_a_network_is_done_without(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    done = run(tmp_path, failing="typer hypothesis", RESULTS=str(results))
+    assert done.returncode == 0
+    text = (results / "tests.txt").read_text()
+    for module in ("typer", "hypothesis"):
+        assert f"no {module}: the test files that import it are errors below" in text
+    assert "fastgan.verify.run(" in (results / "checks.txt").read_text()
+
+
+def test_the_tests_can_be_collected_by_pytest_alone() -> None:
+    """Without its plugins, which pyproject.toml and some tests name; hypothesis's is one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", "tests/test_native.py"]
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {key: value for key, value in environment.items() if not key.startswith("PYTEST_XDIST")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_cuda_sources_compile_without_warnings" in done.stdout
 
 
 def test_more_than_eight_files_are_told(tmp_path: Path) -> None:

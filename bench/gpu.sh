@@ -258,7 +258,13 @@ steps
 
 # The head of the report, a row a group of cases, is what fits on a page; all of it is in bench.txt.
 if grep -q '^## Default choice' "$RESULTS/bench.txt"; then
-    { echo && sed -n '/^## Default choice/,/^## /{/^## Default choice/p;/^## /!p}' "$RESULTS/bench.txt" && echo; } >>"$summary"
+    # With what makes the figures rough: other work on the machine, a run that was cut.
+    {
+        echo
+        grep '^\*\*' "$RESULTS/bench.txt"
+        sed -n '/^## Default choice/,/^## /{/^## Default choice/p;/^## /!p}' "$RESULTS/bench.txt"
+        echo
+    } >>"$summary"
 fi
 echo "results: $RESULTS"
 [ "${#passed_over[@]}" -eq 0 ] || echo "not run: ${passed_over[*]}" | tee -a "$summary"

@@ -17,10 +17,10 @@ SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 export FASTGAN_BUILD
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check sanitize wheels bench audit gpu clean
+.PHONY: help install demo test check sanitize wheels bench audit gpu gpu-dry-run clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 install: $(STAMP)  ## create .venv and install fastgan in it, compiled parts included where they can be built
 
@@ -62,6 +62,9 @@ audit: install  ## what the Triton convolutions would cost a GPU, beside the com
 
 gpu:  ## on a GPU machine whose python3 holds torch: everything that needs the GPU (no venv, no network)
 	bash bench/gpu.sh
+
+gpu-dry-run: install  ## the plan of `make gpu` with its minutes, and all of it that needs no GPU
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON='$(abspath $(BIN)/python)' bash bench/gpu.sh --dry-run
 
 clean:  ## remove what was built and cached, .venv included
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -28,6 +28,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--minutes", type=float, default=float("inf"), help="start no case after that time")
     run.add_argument("--graphs", action="store_true", help="time CUDA graphs too: kernels without the host's share")
     run.add_argument("--compile", action="store_true", help="torch.compile too: up to a minute more per case")
+    run.add_argument("--list", action="store_true", help="say what would be measured, and measure nothing")
     run.add_argument("--no-memory", action="store_true", help="leave out the steps' peak memory (CPU)")
 
 
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from bench.run import Options, run
+    from bench.run import Options, listing, run
 
     options = Options(
         device=torch.device(args.device),
@@ -82,6 +83,9 @@ def _run(args: argparse.Namespace) -> int:
         compiled=args.compile,
         memory=not args.no_memory,
     )
+    if args.list:
+        print(listing(options))
+        return 0 if options.cases() else 1
     return run(options)
 
 

@@ -100,6 +100,18 @@ def _tell(record: Record) -> int:
     return len(record["red"])
 
 
+def listing(options: Options) -> str:
+    """What :func:`run` would measure, a line a comparison, and who would take part; needs no GPU."""
+    lines = [
+        f"{case.id}, {str(setting.dtype).removeprefix('torch.')}, {'NHWC' if setting.channels_last else 'NCHW'}, "
+        f"batch {setting.batch}"
+        for case in options.cases()
+        for setting in options.settings(case)
+    ]
+    names = ", ".join(provider.name for provider in (TORCH, *options.providers))
+    return "\n".join([*lines, f"{len(lines)} comparisons of {len(options.cases())} cases: {names}"])
+
+
 def run(options: Options) -> int:
     """Measure what was asked for and write the result file. Returns 1 when a result was wrong, else 0."""
     out = options.out or FOLDER / file_name(options.device)

@@ -15,7 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
-from hypothesis.internal.conjecture import providers
+
+try:
+    from hypothesis.internal.conjecture import providers
+except ModuleNotFoundError:  # a GPU machine that cannot install it runs the tests that do without
+    providers = None
 
 CUDA = torch.cuda.is_available()
 if not CUDA:
@@ -40,6 +44,20 @@ if not CUDA:
 
 gc.collect()
 gc.freeze()  # what is loaded by now stays; the garbage collector need not look through it again and again
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """pyproject.toml's time limit is no unknown option where pytest-timeout, which keeps it, is not installed."""
+    if not pluginmanager.hasplugin("timeout"):
+        parser.addini("timeout", "the limit of a test, which nobody keeps without pytest-timeout")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nor are the marks of the two plugins unknown without them."""
+    if not config.pluginmanager.hasplugin("timeout"):
+        config.addinivalue_line("markers", "timeout(seconds): read by pytest-timeout")
+    if not config.pluginmanager.hasplugin("xdist"):
+        config.addinivalue_line("markers", "xdist_group(name): read by pytest-xdist")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@
 
 #include "bce_with_logits/formula.h"
 #include "common/block_reduce.cuh"
-#include "common/compute.cuh"
+#include "common/memory.cuh"
 #include "common/shared.cuh"
 
 namespace fastgan {
@@ -17,14 +17,11 @@ constexpr int64_t kBceMaxBlocks = 1024;  // a constant, not the device's size: e
 
 // Neighbouring elements that a thread takes together, 16 bytes: the widest load.
 template <typename T>
-struct alignas(16) BcePack {
-  static constexpr int kCount = 16 / sizeof(T);
-  T values[kCount];
-};
+using BcePack = Pack<T, 16 / static_cast<int>(sizeof(T))>;
 
 template <typename T>
 inline int64_t bce_with_logits_blocks(int64_t n) {
-  constexpr int64_t kElementsPerBlock = int64_t{BcePack<T>::kCount} * kBceThreads;
+  constexpr int64_t kElementsPerBlock = int64_t{BcePack<T>::kSize} * kBceThreads;
   const int64_t blocks = (n + kElementsPerBlock - 1) / kElementsPerBlock;
   return blocks < kBceMaxBlocks ? blocks : kBceMaxBlocks;
 }
@@ -38,12 +35,12 @@ __device__ __forceinline__ bool bce_is_aligned(const void* pointer) {
 template <typename T>
 __device__ __forceinline__ BcePack<T> bce_load(const T* from, bool wide) {
   if (wide) {
-    return *reinterpret_cast<const BcePack<T>*>(from);
+    return read<BcePack<T>::kSize>(from);
   }
   BcePack<T> pack;
 #pragma unroll
-  for (int k = 0; k < BcePack<T>::kCount; ++k) {
-    pack.values[k] = from[k];
+  for (int k = 0; k < BcePack<T>::kSize; ++k) {
+    pack.values[k] = read(from + k);
   }
   return pack;
 }
@@ -51,12 +48,11 @@ __device__ __forceinline__ BcePack<T> bce_load(const T* from, bool wide) {
 template <typename T>
 __device__ __forceinline__ void bce_store(T* to, const BcePack<T>& pack, bool wide) {
   if (wide) {
-    *reinterpret_cast<BcePack<T>*>(to) = pack;
-    return;
+    return write(to, pack);
   }
 #pragma unroll
-  for (int k = 0; k < BcePack<T>::kCount; ++k) {
-    to[k] = pack.values[k];
+  for (int k = 0; k < BcePack<T>::kSize; ++k) {
+    write(to + k, pack.values[k]);
   }
 }
 
@@ -64,7 +60,7 @@ __device__ __forceinline__ void bce_store(T* to, const BcePack<T>& pack, bool wi
 // fewer than a pack.
 template <typename T, typename Packs, typename Elements>
 __device__ __forceinline__ void bce_share(int64_t n, const Packs& pack, const Elements& element) {
-  constexpr int64_t kCount = BcePack<T>::kCount;
+  constexpr int64_t kCount = BcePack<T>::kSize;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kBceThreads + threadIdx.x;
   const int64_t threads = static_cast<int64_t>(gridDim.x) * kBceThreads;
   const int64_t packs = n / kCount;
@@ -119,7 +115,7 @@ __device__ __forceinline__ void bce_reduce(double sum, BceScratch scratch, doubl
 
 // target may be null (every target is target_value) and grad may be null (not wanted). Reduced, loss is one number.
 template <typename T, bool kReduced>
-__global__ void __launch_bounds__(kBceThreads) bce_with_logits_kernel(
+__global__ void __launch_bounds__(kBceThreads, 1) bce_with_logits_kernel(
     const T* __restrict__ input,
     const T* __restrict__ target,
     compute_t<T> target_value,
@@ -149,7 +145,7 @@ __global__ void __launch_bounds__(kBceThreads) bce_with_logits_kernel(
     BcePack<T> losses;
     BcePack<T> grads;
 #pragma unroll
-    for (int k = 0; k < BcePack<T>::kCount; ++k) {
+    for (int k = 0; k < BcePack<T>::kSize; ++k) {
       one(x.values[k], target != nullptr ? Compute<T>::load(t.values[k]) : target_value, losses.values[k], grads.values[k]);
     }
     if (grad != nullptr) {
@@ -179,7 +175,7 @@ __global__ void __launch_bounds__(kBceThreads) bce_with_logits_kernel(
 // output = gradient * (grad_output / divisor); output may be gradient. grad_output is one number, which is read here so that
 // nothing waits for the device, or has an element for each. The arithmetic is cpu_backward.cpp's.
 template <typename T, bool kOneNumber>
-__global__ void __launch_bounds__(kBceThreads) bce_with_logits_backward_kernel(
+__global__ void __launch_bounds__(kBceThreads, 1) bce_with_logits_backward_kernel(
     const T* gradient, const T* __restrict__ grad_output, double divisor, T* output, int64_t n) {
   using C = compute_t<T>;
   const bool wide =
@@ -197,7 +193,7 @@ __global__ void __launch_bounds__(kBceThreads) bce_with_logits_backward_kernel(
     BcePack<T> values = bce_load(gradient + i, wide);
     const BcePack<T> seeds = kOneNumber ? BcePack<T>{} : bce_load(grad_output + i, wide);
 #pragma unroll
-    for (int k = 0; k < BcePack<T>::kCount; ++k) {
+    for (int k = 0; k < BcePack<T>::kSize; ++k) {
       values.values[k] = one(values.values[k], seeds.values[k]);
     }
     bce_store(output + i, values, wide);

@@ -11,6 +11,7 @@ namespace fastgan {
 // Neighbours in memory, aligned to their size: one instruction reads or writes them.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
+  static constexpr int kSize = kCount;
   T values[kCount];
 
   __device__ __forceinline__ void numbers(compute_t<T> (&to)[kCount]) const {

@@ -122,6 +122,21 @@ def with_other_device_code(name: str, csrc: Path, folder: Path) -> Path:
 
 
 @contextmanager
+def planted(name: str, error: tuple[str, str, str], folder: Path) -> Iterator[Emulator]:
+    """The program with an error in ``<name>.cpp``'s device code: (file of csrc, what is there, what stands instead)."""
+    file, right, wrong = error
+    csrc = shutil.copytree(ROOT / "csrc", folder / "csrc")
+    text = (csrc / file).read_text()
+    assert text.count(right) == 1
+    (csrc / file).write_text(text.replace(right, wrong))
+    running = Emulator(with_other_device_code(name, csrc, folder))
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@contextmanager
 def emulator(sanitized: bool = False) -> Iterator[Emulator]:
     """The program, running."""
     running = Emulator(program(sanitized)[0])

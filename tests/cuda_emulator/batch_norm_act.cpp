@@ -109,20 +109,7 @@ void run_as(Job& job) {
 }  // namespace
 
 void batch_norm_act(Job& job) {
-  const auto dtype = job.word<std::string>();
-  if (dtype == "float64") {
-    return run_as<double>(job);
-  }
-  if (dtype == "float32") {
-    return run_as<float>(job);
-  }
-  if (dtype == "float16") {
-    return run_as<__half>(job);
-  }
-  if (dtype == "bfloat16") {
-    return run_as<__nv_bfloat16>(job);
-  }
-  throw std::invalid_argument("no such dtype: " + dtype);
+  with_dtype(job, [&](auto* type) { run_as<std::remove_pointer_t<decltype(type)>>(job); });
 }
 
 }  // namespace cuda_emulator

@@ -75,37 +75,11 @@ void backward(Job& job) {
 }  // namespace
 
 void bce_with_logits(Job& job) {
-  const auto dtype = job.word<std::string>();
-  if (dtype == "float64") {
-    return forward<double>(job);
-  }
-  if (dtype == "float32") {
-    return forward<float>(job);
-  }
-  if (dtype == "float16") {
-    return forward<__half>(job);
-  }
-  if (dtype == "bfloat16") {
-    return forward<__nv_bfloat16>(job);
-  }
-  throw std::invalid_argument("no such dtype: " + dtype);
+  with_dtype(job, [&](auto* type) { forward<std::remove_pointer_t<decltype(type)>>(job); });
 }
 
 void bce_with_logits_backward(Job& job) {
-  const auto dtype = job.word<std::string>();
-  if (dtype == "float64") {
-    return backward<double>(job);
-  }
-  if (dtype == "float32") {
-    return backward<float>(job);
-  }
-  if (dtype == "float16") {
-    return backward<__half>(job);
-  }
-  if (dtype == "bfloat16") {
-    return backward<__nv_bfloat16>(job);
-  }
-  throw std::invalid_argument("no such dtype: " + dtype);
+  with_dtype(job, [&](auto* type) { backward<std::remove_pointer_t<decltype(type)>>(job); });
 }
 
 }  // namespace cuda_emulator

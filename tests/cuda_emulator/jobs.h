@@ -64,6 +64,25 @@ class Job {
   std::vector<char> answer_;
 };
 
+// f(a null pointer to the job's next word, a dtype by its name, as device code has it).
+template <typename F>
+void with_dtype(Job& job, const F& f) {
+  const auto dtype = job.word<std::string>();
+  if (dtype == "float64") {
+    return f(static_cast<double*>(nullptr));
+  }
+  if (dtype == "float32") {
+    return f(static_cast<float*>(nullptr));
+  }
+  if (dtype == "float16") {
+    return f(static_cast<__half*>(nullptr));
+  }
+  if (dtype == "bfloat16") {
+    return f(static_cast<__nv_bfloat16*>(nullptr));
+  }
+  throw std::invalid_argument("no such dtype: " + dtype);
+}
+
 void batch_norm_act(Job& job);
 void bce_with_logits(Job& job);
 void bce_with_logits_backward(Job& job);

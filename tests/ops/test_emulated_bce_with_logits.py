@@ -3,7 +3,6 @@ of the threads makes a difference."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from fastgan.native import native_reason
 from tests.checks import DTYPES
-from tests.cuda_emulator import ROOT, Emulator, KernelError, reason, with_other_device_code
+from tests.cuda_emulator import Emulator, KernelError, planted, reason
 from tests.cuda_emulator.conftest import emulated, kinds  # noqa: F401
 from tests.ops import test_native_bce_with_logits as compiled
 from tests.ops.test_native_bce_with_logits import (  # noqa: F401
@@ -183,16 +182,8 @@ def test_planted_errors_are_found(name: str, kinds: bool, tmp_path: Path) -> Non
     """By another result in some order of the threads, or by the emulator itself."""
     if kinds:
         pytest.skip("the result gives it away, so the sanitizers are not needed")
-    file, right, wrong = PLANTED[name]
-    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
-    text = (tmp_path / "csrc" / file).read_text()
-    assert text.count(right) == 1
-    (tmp_path / "csrc" / file).write_text(text.replace(right, wrong))
-    planted = Emulator(with_other_device_code("bce_with_logits", tmp_path / "csrc", tmp_path))
-    try:
-        assert any(_is_wrong(planted, seed) for seed in range(8)) or _is_another_in_another_order(planted)
-    finally:
-        planted.close()
+    with planted("bce_with_logits", PLANTED[name], tmp_path) as running:
+        assert any(_is_wrong(running, seed) for seed in range(8)) or _is_another_in_another_order(running)
 
 
 def _is_wrong(running: Emulator, seed: int) -> bool:

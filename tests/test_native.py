@@ -121,6 +121,6 @@ def _assert_wide(output: Path) -> None:
         assert len(wide) == 24  # six kernels, two dtypes, two layouts
         for each in wide:
             name = each.partition("\n")[0]
-            assert re.search(r"LDG\.E\.(128|.*\.128)", each), f"{arch}: {name} loads narrowly"
-            if arch == "sm_90" and "moments" not in name:  # elsewhere stores are not looked at
-                assert re.search(r"STG\.E\.(128|.*\.128)", each), f"{arch}: {name} stores narrowly"
+            assert re.search(r"LDG\.E\.\S*128", each), f"{arch}: {name} loads narrowly"
+            if "moments" not in name:
+                assert re.search(r"STG?\.E\.\S*128", each), f"{arch}: {name} stores narrowly"

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 
 namespace fastgan::batch_norm_act {
 
@@ -46,6 +47,15 @@ constexpr int64_t kLeastPart = 24576;     // bytes of it: beside them what block
 constexpr int64_t kStaticShared = 16384;  // what the kernels take beside it
 
 inline int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// Of all these pointers in bytes, at most 16; a null pointer has any.
+inline int64_t alignment_of(std::initializer_list<const void*> pointers) {
+  uintptr_t all = 16;
+  for (const void* pointer : pointers) {
+    all |= reinterpret_cast<uintptr_t>(pointer);
+  }
+  return static_cast<int64_t>(all & (~all + 1));
+}
 
 // Multiples of a warp that have some items each.
 inline int threads_for(int64_t items, int columns) {

@@ -97,12 +97,10 @@ class Step {
       : device_(input), input_(input), grad_output_(grad_output), output_(output), affine_(affine), act_(act) {
     const View view = *view_of(input);
     const int64_t itemsize = static_cast<int64_t>(input.element_size());
-    int64_t alignment = alignment_of(input);
-    for (const Tensor* each : {grad_output, output}) {
-      alignment = each == nullptr ? alignment : std::min(alignment, alignment_of(*each));
-    }
+    const auto address = [](const Tensor* tensor) { return tensor == nullptr ? nullptr : tensor->const_data_ptr(); };
+    const int64_t alignment = alignment_of({address(&input), address(grad_output), address(output)});
     plan_ = gpu_plan(
-        view.outer, view.channels, view.inner, itemsize, grad_output == nullptr ? 1 : 2, std::max(alignment, itemsize),
+        view.outer, view.channels, view.inner, itemsize, grad_output == nullptr ? 1 : 2, alignment,
         gpu_of(input));
   }
 
@@ -132,11 +130,6 @@ class Step {
   }
 
  private:
-  static int64_t alignment_of(const Tensor& tensor) {
-    const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
-    return static_cast<int64_t>(std::min<uintptr_t>(16, address & (~address + 1)));
-  }
-
   DeviceAndStream device_;
   const Tensor& input_;
   const Tensor* grad_output_;

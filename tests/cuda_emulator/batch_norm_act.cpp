@@ -52,12 +52,14 @@ void run_as(Job& job) {
   o.relu = job.word<int>() != 0;
   o.slope = job.word<double>();
   o.training = job.word<int>() != 0;
+  const auto skipped = job.word<size_t>();
   const bool has_weight = job.word<int>() != 0, has_bias = job.word<int>() != 0, has_running = job.word<int>() != 0;
   const bool backward = step.starts_with("backward"), gives_mean = step == "train" || step == "stats";
 
   const auto count = static_cast<size_t>(outer * channels * inner), width = static_cast<size_t>(channels);
   const auto vector = [&](bool given) { return Channels(given ? job.array<double>(width) : Array<double>(width)); };
-  Array<T> input = job.array<T>(count), grad_output = job.array<T>(backward ? count : 0), output(count);
+  Array<T> input = job.array<T>(count, skipped), grad_output = job.array<T>(backward ? count : 0, skipped);
+  Array<T> output(count, skipped);
   Channels weight = vector(has_weight), bias = vector(has_bias), mean = vector(!gives_mean), rstd = vector(!gives_mean);
   Channels running_mean = vector(has_running), running_var = vector(has_running);
   Channels first = vector(step == "backward_apply"), second = vector(step == "backward_apply");
@@ -72,7 +74,7 @@ void run_as(Job& job) {
   s.running_var = has_running ? running_var.vector : Vector{};
   s.variance = step == "stats";
 
-  const int64_t alignment = 16;
+  const int64_t alignment = bn::alignment_of({o.input, o.grad_output, o.output});
   const bn::GpuPlan plan = bn::gpu_plan(outer, channels, inner, sizeof(T), backward ? 2 : 1, alignment, gpu);
   Array<double> scratch(static_cast<size_t>(bn::ScratchLayout(plan).bytes() / 8 + 1));
   Machine::now().count_from_zero();

@@ -50,6 +50,7 @@ SANITIZED = (
     "test_around_the_tails_of_vectors",
     "test_no_order_of_the_threads_makes_a_difference",
     "test_the_steps_of_the_synchronised_form",
+    "test_where_tensors_begin",
 )
 ACTIVATIONS = {0: (0, 1.0), 1: (1, 0.0), 2: (0, None)}  # (relu, slope) of the launch; None: the one given
 
@@ -69,6 +70,7 @@ class Kernels:
 
     def __init__(self, running: Emulator, form: str, seed: int = 0) -> None:
         self.running, self.form, self.seed, self.seen = running, form, seed, []
+        self.skipped = 0  # elements between a multiple of 16 bytes and where tensors begin
 
     def _job(self, step: str, input: torch.Tensor, end: tuple[int, float], tensors: dict[str, Any], **numbers: Any):
         channels_last = not input.is_contiguous()
@@ -77,7 +79,13 @@ class Kernels:
         activation, slope = end
         relu, of_kernel = ACTIVATIONS[int(activation)]
         words = [self.seed, outer, input.shape[1], inner, *FORMS[self.form], numbers.get("momentum", 0.0)]
-        words += [numbers.get("eps", 0.0), relu, slope if of_kernel is None else of_kernel, numbers.get("training", 0)]
+        words += [
+            numbers.get("eps", 0.0),
+            relu,
+            slope if of_kernel is None else of_kernel,
+            numbers.get("training", 0),
+            self.skipped,
+        ]
         words += [int(tensors.get(name) is not None) for name in ("weight", "bias", "running_mean")]
         big = [tensors.get("grad_output")] if step.startswith("backward") else []
         flat = [(x.movedim(1, -1) if channels_last else x).contiguous() for x in (input, *big)]
@@ -203,6 +211,15 @@ def test_bytes_of_memory(kernels, kinds, form, forward, backward, channels_last)
     for seen, passes in zip(kernels.seen, (forward, backward), strict=True):
         assert (seen.cluster > 0) == (form != "two passes") and seen.vector == 8
         assert (passes - 0.01) * size < seen.read + seen.written <= 1.05 * passes * size, seen
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize(("skipped", "vector"), [(0, 8), (1, 1), (2, 1), (4, 4), (8, 8)])
+def test_where_tensors_begin(kernels, skipped, vector, channels_last):
+    """No load or store is wider than its address allows."""
+    kernels.skipped = skipped
+    compiled.check(compiled.tensors((3, 8, 4, 4), torch.bfloat16, channels_last), "leaky_relu")
+    assert {seen.vector for seen in kernels.seen} == {vector}
 
 
 GROUP, PARTIALS, WALK = "batch_norm_act/group.cuh", "common/partials.cuh", "batch_norm_act/walk.cuh"

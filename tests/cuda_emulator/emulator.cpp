@@ -223,7 +223,6 @@ void* Machine::shared(const void* which, size_t bytes) {
 }
 
 void* Machine::of_rank(const void* pointer, unsigned rank) {
-  yield();  // the other block may have gone on since
   const auto* byte = static_cast<const unsigned char*>(pointer);
   for (const auto& [which, array] : running_->block->shared) {
     if (byte >= array.data.get() && byte < array.data.get() + array.bytes) {
@@ -235,6 +234,7 @@ void* Machine::of_rank(const void* pointer, unsigned rank) {
       if (found == other.shared.end()) {
         fail("asks for shared memory of block " + std::to_string(rank) + " of its cluster, which has not begun");
       }
+      yield();  // the other block may go on before this one reads
       if (other.ended == other.threads.size()) {
         fail("asks for shared memory of block " + std::to_string(rank) + " of its cluster, which has ended");
       }

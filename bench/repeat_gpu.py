@@ -23,6 +23,7 @@ NAMES = (
     "batch_norm_act eval relu",
     "loss mean",
     "loss none",
+    "loss discriminator",
 )
 BACKENDS = ("triton", "native")
 # The native loss knows tensors without gaps in one order alone, so losses are in that one.

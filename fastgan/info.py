@@ -115,6 +115,11 @@ SAMPLES: dict[str, Callable[[torch.device], tuple[Any, ...]]] = {
         ("bce_with_logits_backward", "bce_with_logits_backward_"),
         lambda device: (torch.zeros(8, device=device), torch.ones((), device=device), 0),
     ),
+    "discriminator_loss": lambda device: (torch.zeros(8, device=device), torch.zeros(8, device=device), 1.0, True),
+    **dict.fromkeys(
+        ("discriminator_loss_backward", "discriminator_loss_backward_"),
+        lambda device: (*(torch.zeros(8, device=device) for _ in range(2)), torch.ones((), device=device)),
+    ),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tests.ops import chain_mutants
+from tests.ops import chain_mutants, discriminator_mutants
 from tests.tuning import mutants as tuning
 
 
@@ -75,7 +75,7 @@ MUTANTS = (
            "bias, mean, torch.rsqrt(var + eps)", "bias, mean.float(), torch.rsqrt(var + eps).float()",
            "tests/ops/test_batch_norm_act_autograd.py -k few_values"),
     # --- measured choices
-    *(Mutant(*mutant) for mutant in (*tuning.MUTANTS, *chain_mutants.MUTANTS)),
+    *(Mutant(*mutant) for mutant in (*tuning.MUTANTS, *chain_mutants.MUTANTS, *discriminator_mutants.MUTANTS)),
     # --- convolutions: reference and autograd
     Mutant("cropping_forgets_the_bias", f"{_CONV}/reference.py",
            "    output = _pad(output, margins)\n    if bias is not None:",
@@ -267,7 +267,7 @@ MUTANTS = (
            "round_to(input.dtype, float(target))", "round_to(input.dtype, float(int(target)))",
            f"{_T_LOSS} -k number"),
     Mutant("triton_sum_counts_the_tail", f"{_LOSS}/triton_kernels.py",
-           "total += tl.where(mask, loss, 0.0)", "total += loss",
+           "total += tl.where(mask, loss, 0.0)\n        offset += BLOCK\n    if sum_ptr", "total += loss\n        offset += BLOCK\n    if sum_ptr",
            f"{_T_LOSS} tests/ops/test_triton_bce_with_logits.py -k triton"),
     Mutant("triton_subtracts_from_1", f"{_LOSS}/triton_kernels.py",
            "unlikely = small * likely", "unlikely = 1.0 - likely",
@@ -276,10 +276,10 @@ MUTANTS = (
            "not need_target and not forward_mode.differentiable_backward():", "not need_target:",
            f"{_T_LOSS} -k order"),
     Mutant("saved_gradient_overwritten_though_kept", f"{_LOSS}/autograd.py",
-           "if ctx.may_overwrite and _is_last_use():", "if ctx.may_overwrite:",
+           "if ctx.may_overwrite and is_last_use():", "if ctx.may_overwrite:",
            f"{_T_LOSS} -k retain_graph"),
     Mutant("hooks_see_the_overwritten_gradient", f"{_LOSS}/autograd.py",
-           "if ctx.may_overwrite and _is_last_use():", "if _is_last_use():",
+           "if ctx.may_overwrite and is_last_use():", "if is_last_use():",
            f"{_T_LOSS} -k hooks"),
     # --- contract and layers
     Mutant("dilation_and_stride_swapped", "fastgan/functional/convolutions.py",
@@ -333,8 +333,8 @@ MUTANTS = (
     Mutant("last_bad_number_named", "fastgan/training/trace.py",
            "self.names[int(bad[0, 1])]", "self.names[int(bad[-1, 1])]",
            "tests/training/test_health.py -k order_of_computation"),
-    Mutant("smoothing_forgotten", "fastgan/training/losses.py",
-           "1.0 - label_smoothing)", "1.0)",
+    Mutant("smoothing_forgotten", "fastgan/functional/loss.py",
+           "1.0 - float(label_smoothing)", "1.0 - 0 * float(label_smoothing)",
            "tests/training/test_losses.py"),
     # --- torch.func, torch.fx and the tools of torch
     Mutant("tangent_of_the_weight_missing", f"{_CONV}/autograd.py",

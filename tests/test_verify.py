@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     return command_line(["verify", *arguments])
 
 
-OPS = {"conv_transpose2d", "conv2d", "batch_norm_act", "binary_cross_entropy_with_logits"}
+OPS = {"conv_transpose2d", "conv2d", "batch_norm_act", "binary_cross_entropy_with_logits", "discriminator_loss"}
 
 
 @pytest.fixture
@@ -61,7 +61,8 @@ def test_green_with_every_dtype_and_layout(few: list[Case], capsys: pytest.Captu
         assert {entry["layout"] for entry in mine} == {"NCHW", "NHWC", "strided"}
         expected = {str(d)[6:] for d in DTYPES if applies(next(case for case in few if case.op == op), d)}
         assert {entry["dtype"] for entry in mine} == expected
-        assert "grad input" in {entry["result"] for entry in mine}
+        first = "grad real_logits" if op == "discriminator_loss" else "grad input"
+        assert first in {entry["result"] for entry in mine}
     assert {"grad weight", "grad bias", "running_var"} <= {entry["result"] for entry in results}
 
 
@@ -79,6 +80,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, op: str, spoil: Any) -> None:
         ("conv2d_weight", "conv2d", "grad weight"),
         ("batch_norm_act_backward", "batch_norm_act", "grad input"),
         ("bce_with_logits", "binary_cross_entropy_with_logits", "output"),
+        ("discriminator_loss", "discriminator_loss", "output"),
     ],
 )
 def test_a_planted_error_is_found_and_named(

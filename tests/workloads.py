@@ -29,7 +29,7 @@ CONVOLUTIONS: dict[str, tuple[Function, Function]] = {
     "conv2d": (lambda x, w, b: functional.conv2d(x, w, b, 2, 1), lambda x, w, b: F.conv2d(x, w, b, 2, 1)),
 }
 NORMS = [f"batch_norm_act {mode} {activation}" for mode in ("training", "eval") for activation in ACTIVATIONS]
-LOSSES = ["loss mean", "loss sum", "loss none", "loss target", "loss pos_weight"]
+LOSSES = ["loss mean", "loss sum", "loss none", "loss target", "loss pos_weight", "loss discriminator"]
 NAMES = (*CONVOLUTIONS, *NORMS, *LOSSES)
 
 
@@ -66,6 +66,12 @@ def prepared(
     return run
 
 
+def torchs_discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Two of torch's losses."""
+    loss = F.binary_cross_entropy_with_logits
+    return loss(real, torch.ones_like(real)) + loss(fake, torch.zeros_like(fake))
+
+
 def _prepare(
     name: str, size: tuple[int, int, int], ours: bool
 ) -> tuple[Function, list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
@@ -88,6 +94,9 @@ def _prepare(
             seed,
         )
     kind = name.split()[1]
+    if kind == "discriminator":
+        both = [torch.randn(shape) * 3, torch.randn(shape[0] + 1, *shape[1:]) * 3]
+        return functional.discriminator_loss if ours else torchs_discriminator_loss, both, [], torch.tensor(1.0)
     loss = (functional if ours else F).binary_cross_entropy_with_logits
     logits, target, positive = torch.randn(shape) * 3, torch.rand(shape), torch.rand(pixels) + 0.5
     if kind == "target":

@@ -2,37 +2,17 @@
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
 #include <optional>
-#include <stdexcept>
 #include <type_traits>
 #include <vector>
+
+#include "common/dtype.h"
 
 namespace fastgan::batch_norm_act {
 
 using Doubles = std::vector<double>;
-
-// function(a null pointer to the dtype's C++ type)
-template <typename Function>
-auto with_dtype(const torch::stable::Tensor& tensor, const Function& function) {
-  using torch::headeronly::ScalarType;
-  switch (tensor.scalar_type()) {
-    case ScalarType::Double:
-      return function(static_cast<double*>(nullptr));
-    case ScalarType::Float:
-      return function(static_cast<float*>(nullptr));
-    case ScalarType::Half:
-      return function(static_cast<torch::headeronly::Half*>(nullptr));
-    case ScalarType::BFloat16:
-      return function(static_cast<torch::headeronly::BFloat16*>(nullptr));
-    default:
-      throw std::logic_error("batch_norm_act: bind.cpp let an unsupported dtype through");
-  }
-}
 
 inline Doubles read_vector(const torch::stable::Tensor& tensor) {
   Doubles values(static_cast<size_t>(tensor.numel()));

@@ -3,22 +3,20 @@
 // The data is cut into blocks of a fixed size; each block's losses are added in a fixed order, and so are the blocks' sums,
 // in double. The result therefore does not depend on the number of threads.
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
-#include <stdexcept>
+#include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "bce_with_logits/formula.h"
 #include "bce_with_logits/launch.h"
+#include "common/dtype.h"
 
 #define FASTGAN_EACH_ISA "bce_with_logits/kernels.inc"
 #include "common/each_isa.h"
 
 namespace fastgan {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 constexpr int64_t kBlock = 1024;     // elements; the buffers of one block stay in the first-level cache
 constexpr int64_t kGrainBlocks = 16;  // blocks worth a thread
@@ -145,48 +143,64 @@ void run_blocks(
   }
 }
 
+// Returns the sum of the losses where they are to be added, which is where data.loss is null.
+template <typename T>
+double run_all(const Pointers<T>& data, double target_value, int64_t n) {
+  const int64_t blocks = (n + kBlock - 1) / kBlock;
+  std::vector<double> block_sums(data.loss == nullptr ? blocks : 0);
+  double* sums = data.loss == nullptr ? block_sums.data() : nullptr;
+  torch::stable::parallel_for(0, blocks, kGrainBlocks, [&](int64_t first, int64_t last) {
+    run_blocks(data, static_cast<T>(target_value), n, sums, first, last);
+  });
+  double total = 0;
+  for (const double sum : block_sums) {
+    total += sum;
+  }
+  return total;
+}
+
+template <typename T>
+T* pointer(const std::optional<torch::stable::Tensor>& tensor) {
+  return tensor.has_value() ? static_cast<T*>(tensor->mutable_data_ptr()) : nullptr;
+}
+
+template <typename T>
+const T* const_pointer(const std::optional<torch::stable::Tensor>& tensor) {
+  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+
 template <typename T>
 void run(const BceWithLogits& problem) {
   const int64_t n = problem.input.numel();
-  const int64_t blocks = (n + kBlock - 1) / kBlock;
   const bool reduced = problem.reduction != Reduction::none;
   T* loss = static_cast<T*>(problem.loss.mutable_data_ptr());
   const Pointers<T> data = {
-      static_cast<const T*>(problem.input.const_data_ptr()),
-      problem.target.has_value() ? static_cast<const T*>(problem.target->const_data_ptr()) : nullptr,
-      reduced ? nullptr : loss,
-      problem.grad.has_value() ? static_cast<T*>(problem.grad->mutable_data_ptr()) : nullptr,
-  };
-  const T target_value = static_cast<T>(problem.target_value);
-  std::vector<double> block_sums(reduced ? blocks : 0);
-  double* sums = reduced ? block_sums.data() : nullptr;
-  torch::stable::parallel_for(0, blocks, kGrainBlocks, [&](int64_t first, int64_t last) {
-    run_blocks(data, target_value, n, sums, first, last);
-  });
+      const_pointer<T>(problem.input), const_pointer<T>(problem.target), reduced ? nullptr : loss, pointer<T>(problem.grad)};
+  const double total = run_all(data, problem.target_value, n);
   if (reduced) {
-    double total = 0;
-    for (const double sum : block_sums) {
-      total += sum;
-    }
     *loss = static_cast<T>(problem.reduction == Reduction::mean ? total / static_cast<double>(n) : total);
   }
+}
+
+template <typename T>
+void run(const DiscriminatorLoss& problem) {
+  const Pointers<T> real = {const_pointer<T>(problem.real), nullptr, nullptr, pointer<T>(problem.real_grad)};
+  const Pointers<T> fake = {const_pointer<T>(problem.fake), nullptr, nullptr, pointer<T>(problem.fake_grad)};
+  const auto real_count = static_cast<double>(problem.real.numel());
+  const auto fake_count = static_cast<double>(problem.fake.numel());
+  const double real_mean = run_all(real, problem.real_target, problem.real.numel()) / real_count;
+  const double fake_mean = run_all(fake, 0.0, problem.fake.numel()) / fake_count;
+  *static_cast<T*>(problem.loss.mutable_data_ptr()) = static_cast<T>(real_mean + fake_mean);
 }
 
 }  // namespace
 
 void run_bce_with_logits(const BceWithLogits& problem) {
-  switch (problem.input.scalar_type()) {
-    case ScalarType::Double:
-      return run<double>(problem);
-    case ScalarType::Float:
-      return run<float>(problem);
-    case ScalarType::Half:
-      return run<torch::headeronly::Half>(problem);
-    case ScalarType::BFloat16:
-      return run<torch::headeronly::BFloat16>(problem);
-    default:
-      throw std::logic_error("bce_with_logits: bind.cpp let an unsupported dtype through");
-  }
+  with_dtype(problem.input, [&](auto* type) { run<std::remove_pointer_t<decltype(type)>>(problem); });
+}
+
+void run_discriminator_loss(const DiscriminatorLoss& problem) {
+  with_dtype(problem.real, [&](auto* type) { run<std::remove_pointer_t<decltype(type)>>(problem); });
 }
 
 }  // namespace fastgan

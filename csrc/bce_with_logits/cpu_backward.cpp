@@ -1,18 +1,14 @@
 // The loop of bce_with_logits_backward on a CPU: the saved derivative times the incoming gradient, over the number of elements
 // for a mean.
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
-#include <stdexcept>
 #include <type_traits>
 
 #include "bce_with_logits/launch.h"
+#include "common/dtype.h"
 
 namespace fastgan {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 constexpr int64_t kGrain = 32768;  // elements worth a thread
 
@@ -48,21 +44,23 @@ void run(const BceWithLogitsBackward& problem) {
       problem.one_number, problem.divisor, static_cast<T*>(problem.output.mutable_data_ptr()), problem.gradient.numel());
 }
 
+template <typename T>
+void run(const DiscriminatorLossBackward& problem) {
+  const auto half = [&](const torch::stable::Tensor& gradient, const torch::stable::Tensor& output) {
+    run<T>(BceWithLogitsBackward{gradient, problem.grad_output, true, static_cast<double>(gradient.numel()), output});
+  };
+  half(problem.real_gradient, problem.real_output);
+  half(problem.fake_gradient, problem.fake_output);
+}
+
 }  // namespace
 
 void run_bce_with_logits_backward(const BceWithLogitsBackward& problem) {
-  switch (problem.gradient.scalar_type()) {
-    case ScalarType::Double:
-      return run<double>(problem);
-    case ScalarType::Float:
-      return run<float>(problem);
-    case ScalarType::Half:
-      return run<torch::headeronly::Half>(problem);
-    case ScalarType::BFloat16:
-      return run<torch::headeronly::BFloat16>(problem);
-    default:
-      throw std::logic_error("bce_with_logits_backward: bind.cpp let an unsupported dtype through");
-  }
+  with_dtype(problem.gradient, [&](auto* type) { run<std::remove_pointer_t<decltype(type)>>(problem); });
+}
+
+void run_discriminator_loss_backward(const DiscriminatorLossBackward& problem) {
+  with_dtype(problem.real_gradient, [&](auto* type) { run<std::remove_pointer_t<decltype(type)>>(problem); });
 }
 
 }  // namespace fastgan

@@ -1,13 +1,15 @@
-// Launches of bce_with_logits and its backward on the current stream.
+// Launches of bce_with_logits, discriminator_loss and their backwards on the current stream.
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
-#include <stdexcept>
+#include <type_traits>
 
 #include "bce_with_logits/kernel.cuh"
 #include "bce_with_logits/launch.h"
 #include "common/cuda_launch.h"
+#include "common/dtype.h"
 
 namespace fastgan {
 namespace {
@@ -15,14 +17,17 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Of several blocks, in memory of torch's allocator, which the stream's order keeps from others until the kernel has ended; the
-// tensor that holds it comes with it. The ticket is after the sums.
+// In memory of torch's allocator, which the stream's order keeps from others until the kernel has ended; the tensor that holds
+// it comes with it. The ticket is after the sums. One block needs nothing of this, and gets null pointers.
 struct Scratch {
-  Tensor memory;
+  std::optional<Tensor> memory;
   BceScratch pointers;
 };
 
 Scratch make_scratch(const Tensor& like, int64_t blocks, cudaStream_t stream) {
+  if (blocks <= 1) {
+    return {};
+  }
   const std::array<int64_t, 1> shape = {blocks + 1};
   Tensor memory = torch::stable::new_empty(like, shape, ScalarType::Double);
   auto* sums = static_cast<double*>(memory.mutable_data_ptr());
@@ -52,14 +57,11 @@ void run(const BceWithLogits& problem) {
     }
     return;
   }
-  std::optional<Scratch> scratch;
-  if (blocks > 1) {
-    scratch = make_scratch(problem.input, blocks, device.stream());
-  }
+  const Scratch scratch = make_scratch(problem.input, blocks, device.stream());
   const double divisor = problem.reduction == Reduction::mean ? static_cast<double>(n) : 1.0;
   const auto grid = static_cast<unsigned>(blocks > 0 ? blocks : 1);  // no elements have a loss too
   bce_with_logits_kernel<T, true><<<grid, kBceThreads, 0, device.stream()>>>(
-      input, target, target_value, loss, grad, scratch.has_value() ? scratch->pointers : BceScratch{}, divisor, n);
+      input, target, target_value, loss, grad, scratch.pointers, divisor, n);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -75,36 +77,66 @@ void run_backward(const BceWithLogitsBackward& problem) {
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+template <typename T>
+void run(const DiscriminatorLoss& problem) {
+  using C = compute_t<T>;
+  const DeviceAndStream device(problem.real);
+  const int64_t real_count = problem.real.numel();
+  const int64_t fake_count = problem.fake.numel();
+  const int64_t blocks = bce_with_logits_blocks<T>(std::max({real_count, fake_count, int64_t{1}}));
+  const bool need_grad = problem.real_grad.has_value();
+  const Scratch scratch = make_scratch(problem.real, blocks, device.stream());
+  discriminator_loss_kernel<T><<<static_cast<unsigned>(blocks), kBceThreads, 0, device.stream()>>>(
+      static_cast<const T*>(problem.real.const_data_ptr()), static_cast<const T*>(problem.fake.const_data_ptr()),
+      Compute<T>::load(Compute<T>::store(static_cast<C>(problem.real_target))),
+      static_cast<T*>(problem.loss.mutable_data_ptr()),
+      need_grad ? static_cast<T*>(problem.real_grad->mutable_data_ptr()) : nullptr,
+      need_grad ? static_cast<T*>(problem.fake_grad->mutable_data_ptr()) : nullptr, scratch.pointers,
+      1.0 / static_cast<double>(real_count), 1.0 / static_cast<double>(fake_count), real_count, fake_count);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <typename T>
+void run_backward(const DiscriminatorLossBackward& problem) {
+  const DeviceAndStream device(problem.real_gradient);
+  const int64_t real_count = problem.real_gradient.numel();
+  const int64_t fake_count = problem.fake_gradient.numel();
+  const int64_t blocks = bce_with_logits_blocks<T>(std::max(real_count, fake_count));
+  if (blocks == 0) {
+    return;
+  }
+  discriminator_loss_backward_kernel<T><<<static_cast<unsigned>(blocks), kBceThreads, 0, device.stream()>>>(
+      static_cast<const T*>(problem.real_gradient.const_data_ptr()),
+      static_cast<const T*>(problem.fake_gradient.const_data_ptr()),
+      static_cast<const T*>(problem.grad_output.const_data_ptr()),
+      static_cast<T*>(problem.real_output.mutable_data_ptr()), static_cast<T*>(problem.fake_output.mutable_data_ptr()),
+      real_count, fake_count);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// f(a null pointer to the dtype's type, as device code has it)
+template <typename F>
+void with_device_dtype(const Tensor& tensor, const F& f) {
+  with_dtype<__half, __nv_bfloat16>(tensor, f);
+}
+
 }  // namespace
 
 void run_bce_with_logits(const BceWithLogits& problem) {
-  switch (problem.input.scalar_type()) {
-    case ScalarType::Double:
-      return run<double>(problem);
-    case ScalarType::Float:
-      return run<float>(problem);
-    case ScalarType::Half:
-      return run<__half>(problem);
-    case ScalarType::BFloat16:
-      return run<__nv_bfloat16>(problem);
-    default:
-      throw std::logic_error("bce_with_logits: bind.cpp let an unsupported dtype through");
-  }
+  with_device_dtype(problem.input, [&](auto* type) { run<std::remove_pointer_t<decltype(type)>>(problem); });
 }
 
 void run_bce_with_logits_backward(const BceWithLogitsBackward& problem) {
-  switch (problem.gradient.scalar_type()) {
-    case ScalarType::Double:
-      return run_backward<double>(problem);
-    case ScalarType::Float:
-      return run_backward<float>(problem);
-    case ScalarType::Half:
-      return run_backward<__half>(problem);
-    case ScalarType::BFloat16:
-      return run_backward<__nv_bfloat16>(problem);
-    default:
-      throw std::logic_error("bce_with_logits_backward: bind.cpp let an unsupported dtype through");
-  }
+  with_device_dtype(problem.gradient, [&](auto* type) { run_backward<std::remove_pointer_t<decltype(type)>>(problem); });
+}
+
+void run_discriminator_loss(const DiscriminatorLoss& problem) {
+  with_device_dtype(problem.real, [&](auto* type) { run<std::remove_pointer_t<decltype(type)>>(problem); });
+}
+
+void run_discriminator_loss_backward(const DiscriminatorLossBackward& problem) {
+  with_device_dtype(
+      problem.real_gradient, [&](auto* type) { run_backward<std::remove_pointer_t<decltype(type)>>(problem); });
 }
 
 }  // namespace fastgan

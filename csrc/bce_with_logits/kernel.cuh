@@ -1,6 +1,6 @@
-// Device code of bce_with_logits and its backward. Forward is one pass over the logits; with a reduction, the block that ends
-// last adds the blocks' sums in the same launch. Which block that is, is chance, but the order of every addition depends on the
-// number of elements and their type alone. No torch header.
+// Device code of bce_with_logits, discriminator_loss and their backwards. Forward is one pass over the logits; with a
+// reduction, the block that ends last adds the blocks' sums in the same launch. Which block that is, is chance, but the order
+// of every addition depends on the numbers of elements and their type alone. No torch header.
 #pragma once
 
 #include <cstdint>
@@ -113,16 +113,15 @@ __device__ __forceinline__ void bce_reduce(double sum, BceScratch scratch, doubl
   }
 }
 
-// target may be null (every target is target_value) and grad may be null (not wanted). Reduced, loss is one number.
-template <typename T, bool kReduced>
-__global__ void __launch_bounds__(kBceThreads, 1) bce_with_logits_kernel(
+// A thread's share of forward; returns the sum of its losses if kReduced, which leaves `loss` alone. target may be null (every
+// target is target_value) and grad may be null (not wanted).
+template <bool kReduced, typename T>
+__device__ __forceinline__ compute_t<T> bce_forward(
     const T* __restrict__ input,
     const T* __restrict__ target,
     compute_t<T> target_value,
     T* __restrict__ loss,
     T* __restrict__ grad,
-    BceScratch scratch,
-    double divisor,
     int64_t n) {
   using C = compute_t<T>;
   const bool wide =
@@ -167,15 +166,54 @@ __global__ void __launch_bounds__(kBceThreads, 1) bce_with_logits_kernel(
     }
   };
   bce_share<T>(n, pack, element);
+  return sum;
+}
+
+// As bce_forward. Reduced, loss is one number.
+template <typename T, bool kReduced>
+__global__ void __launch_bounds__(kBceThreads, 1) bce_with_logits_kernel(
+    const T* __restrict__ input,
+    const T* __restrict__ target,
+    compute_t<T> target_value,
+    T* __restrict__ loss,
+    T* __restrict__ grad,
+    BceScratch scratch,
+    double divisor,
+    int64_t n) {
+  const compute_t<T> sum = bce_forward<kReduced>(input, target, target_value, loss, grad, n);
   if constexpr (kReduced) {
     bce_reduce(static_cast<double>(sum), scratch, divisor, loss);
   }
 }
 
-// output = gradient * (grad_output / divisor); output may be gradient. grad_output is one number, which is read here so that
-// nothing waits for the device, or has an element for each. The arithmetic is cpu_backward.cpp's.
-template <typename T, bool kOneNumber>
-__global__ void __launch_bounds__(kBceThreads, 1) bce_with_logits_backward_kernel(
+// loss = the mean over real against real_target + the mean over fake against 0. Both gradients, unscaled, or neither: null. As
+// many blocks as the longer of the two needs, and each takes its share of both. per_real and per_fake are 1 over their numbers
+// of elements: infinite where there are none, and the mean NaN.
+template <typename T>
+__global__ void __launch_bounds__(kBceThreads, 1) discriminator_loss_kernel(
+    const T* __restrict__ real,
+    const T* __restrict__ fake,
+    compute_t<T> real_target,
+    T* __restrict__ loss,
+    T* __restrict__ real_grad,
+    T* __restrict__ fake_grad,
+    BceScratch scratch,
+    double per_real,
+    double per_fake,
+    int64_t real_count,
+    int64_t fake_count) {
+  using C = compute_t<T>;
+  const T* const no_target = nullptr;
+  T* const no_losses = nullptr;
+  const C real_sum = bce_forward<true>(real, no_target, real_target, no_losses, real_grad, real_count);
+  const C fake_sum = bce_forward<true>(fake, no_target, C(0), no_losses, fake_grad, fake_count);
+  bce_reduce(static_cast<double>(real_sum) * per_real + static_cast<double>(fake_sum) * per_fake, scratch, 1.0, loss);
+}
+
+// A thread's share of output = gradient * (grad_output / divisor); output may be gradient. grad_output is one number, which is
+// read here so that nothing waits for the device, or has an element for each. The arithmetic is cpu_backward.cpp's.
+template <bool kOneNumber, typename T>
+__device__ __forceinline__ void bce_backward(
     const T* gradient, const T* __restrict__ grad_output, double divisor, T* output, int64_t n) {
   using C = compute_t<T>;
   const bool wide =
@@ -199,6 +237,26 @@ __global__ void __launch_bounds__(kBceThreads, 1) bce_with_logits_backward_kerne
     bce_store(output + i, values, wide);
   };
   bce_share<T>(n, pack, [&](int64_t i) { output[i] = one(gradient[i], grad_output[kOneNumber ? 0 : i]); });
+}
+
+template <typename T, bool kOneNumber>
+__global__ void __launch_bounds__(kBceThreads, 1) bce_with_logits_backward_kernel(
+    const T* gradient, const T* __restrict__ grad_output, double divisor, T* output, int64_t n) {
+  bce_backward<kOneNumber>(gradient, grad_output, divisor, output, n);
+}
+
+// Both gradients times the one incoming number, each over its number of elements. In place where the outputs are the gradients.
+template <typename T>
+__global__ void __launch_bounds__(kBceThreads, 1) discriminator_loss_backward_kernel(
+    const T* real_gradient,
+    const T* fake_gradient,
+    const T* __restrict__ grad_output,
+    T* real_output,
+    T* fake_output,
+    int64_t real_count,
+    int64_t fake_count) {
+  bce_backward<true>(real_gradient, grad_output, static_cast<double>(real_count), real_output, real_count);
+  bce_backward<true>(fake_gradient, grad_output, static_cast<double>(fake_count), fake_output, fake_count);
 }
 
 }  // namespace fastgan

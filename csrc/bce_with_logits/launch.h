@@ -32,4 +32,28 @@ struct BceWithLogitsBackward {
 // Fills output. There is at least one element; gradient and output are contiguous, and all agree in dtype and device.
 void run_bce_with_logits_backward(const BceWithLogitsBackward& problem);
 
+struct DiscriminatorLoss {
+  torch::stable::Tensor real;
+  torch::stable::Tensor fake;
+  double real_target;
+  torch::stable::Tensor loss;  // 0-d
+  std::optional<torch::stable::Tensor> real_grad;  // both or neither: nullopt, not wanted
+  std::optional<torch::stable::Tensor> fake_grad;
+};
+
+// Fills loss and both gradients, unscaled. The tensors are contiguous and agree in dtype and device; a gradient has its logits'
+// shape.
+void run_discriminator_loss(const DiscriminatorLoss& problem);
+
+struct DiscriminatorLossBackward {
+  torch::stable::Tensor real_gradient;
+  torch::stable::Tensor fake_gradient;
+  torch::stable::Tensor grad_output;  // one number
+  torch::stable::Tensor real_output;  // possibly the gradients themselves
+  torch::stable::Tensor fake_output;
+};
+
+// Fills both outputs: the gradient times grad_output, over its number of elements. Contiguous, of one dtype and device.
+void run_discriminator_loss_backward(const DiscriminatorLossBackward& problem);
+
 }  // namespace fastgan

@@ -10,7 +10,7 @@ chain (chains.py) are not for it.
 
 from fastgan.functional.chains import batch_norm_stats, conv2d_stats, conv_transpose2d_stats, normalize_act
 from fastgan.functional.convolutions import conv2d, conv_transpose2d
-from fastgan.functional.loss import binary_cross_entropy_with_logits
+from fastgan.functional.loss import binary_cross_entropy_with_logits, discriminator_loss
 from fastgan.functional.norms import batch_norm_act, sync_batch_norm_act
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "conv2d_stats",
     "conv_transpose2d",
     "conv_transpose2d_stats",
+    "discriminator_loss",
     "normalize_act",
     "sync_batch_norm_act",
 ]

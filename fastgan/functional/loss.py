@@ -1,4 +1,4 @@
-"""The sigmoid and binary cross entropy."""
+"""The sigmoid and binary cross entropy, and the discriminator's loss, which is made of two of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from fastgan.functional.onnx import for_onnx
 from fastgan.ops.bce_with_logits import autograd as _bce
 from fastgan.ops.bce_with_logits import checks as _bce_checks
+from fastgan.ops.bce_with_logits import discriminator_autograd as _discriminator
 from fastgan.ops.bce_with_logits import small as _bce_small
+from fastgan.ops.bce_with_logits.reference import MEAN
 from fastgan.ops.common.dtypes import autocast_wide, round_to
 from fastgan.ops.common.overrides import overridable
 
@@ -69,3 +71,47 @@ def binary_cross_entropy_with_logits(
     if isinstance(target, torch.Tensor):
         return _bce.bce_with_logits(input, target, 0.0, weight, pos_weight, kind)
     return _bce.bce_with_logits(input, None, round_to(input.dtype, float(target)), weight, pos_weight, kind)
+
+
+@overridable
+def discriminator_loss(
+    real_logits: torch.Tensor, fake_logits: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """What a GAN's discriminator D minimises, ``-(E[log D(x)] + E[log(1 - D(G(z)))])``, from the logits of D.
+
+    Goodfellow et al., "Generative Adversarial Nets" (arXiv:1406.2661), equation 1. It is
+    ``binary_cross_entropy_with_logits(real_logits, 1 - label_smoothing) + binary_cross_entropy_with_logits(fake_logits,
+    0.0)``, forward and backward in one pass (and on a GPU in one launch) each. At the equilibrium D = 1/2 everywhere it
+    is 2 log 2 = 1.386.
+
+    Args:
+        real_logits, fake_logits: logits of real images and of G's, any shapes, which may differ; each is averaged.
+        label_smoothing: the target of real images is 1 - label_smoothing; that of fake ones stays 0 (Salimans et al.
+            2016, arXiv:1606.03498, section 3.4: a fake target above 0 would reward G for staying where it is).
+
+    Returns:
+        A 0-d tensor of the logits' dtype. The average of no logits is NaN, as torch's is.
+
+    Raises:
+        ValueError: label_smoothing is not between 0 and 1.
+        RuntimeError: the two are on different devices.
+        TypeError: a dtype that is not floating, or an argument of another type.
+
+    Gradient order: any, with respect to both; second and higher orders run through torch's ops (eager only).
+
+    Example:
+        >>> import torch
+        >>> round(discriminator_loss(torch.zeros(4), torch.zeros(4)).item(), 4)
+        1.3863
+    """
+    _bce_checks.check_discriminator(real_logits, fake_logits, label_smoothing)
+    real_target = 1.0 - float(label_smoothing)
+    real_target = float.fromhex(real_target.hex())  # the same number, but never a compiler's symbol of one
+    real = _bce_small.by_torch(real_logits, real_target, None, None, MEAN)
+    fake = None if real is None else _bce_small.by_torch(fake_logits, 0.0, None, None, MEAN)
+    if real is not None and fake is not None:
+        return real + fake
+    if for_onnx():
+        real = binary_cross_entropy_with_logits(real_logits, real_target)
+        return real + binary_cross_entropy_with_logits(fake_logits, 0.0)
+    return _discriminator.discriminator_loss(*autocast_wide(real_logits, fake_logits), real_target)

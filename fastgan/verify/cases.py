@@ -182,3 +182,26 @@ def loss_case(
         return functional.binary_cross_entropy_with_logits(input, labels, reduction=reduction, **tensors)
 
     return Case("binary_cross_entropy_with_logits", name, draw, run_torch, run_fastgan, **flags)
+
+
+def discriminator_case(
+    name: str, real: tuple[int, ...], fake: tuple[int, ...], *, smoothing: float = 0.0, scale: float = 3.0, **flags: Any
+) -> Case:
+    """``real``, ``fake``: shapes of the logits."""
+
+    def draw(generator: torch.Generator) -> Tensors:
+        shapes = {"real_logits": real, "fake_logits": fake}
+        return {
+            key: scale * torch.randn(shape, generator=generator, dtype=torch.float64) for key, shape in shapes.items()
+        }
+
+    def run_torch(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        target = torch.full_like(real_logits, 1 - smoothing, requires_grad=False)
+        loss = F.binary_cross_entropy_with_logits(real_logits, target)
+        return loss + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
+
+    def run_fastgan(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return functional.discriminator_loss(real_logits, fake_logits, smoothing)
+
+    differentiate = ("real_logits", "fake_logits")
+    return Case("discriminator_loss", name, draw, run_torch, run_fastgan, differentiate=differentiate, **flags)

@@ -140,7 +140,7 @@ def _results(
             stack.enter_context(dispatch.use_backend(backend))
         output = function(**leaves)  # type: ignore[operator]
     with contextlib.ExitStack() as stack:
-        if backend is not None and not (backend == "native" and case.op in _NATIVE_FORWARD_ONLY):
+        if backend is not None:
             stack.enter_context(dispatch.use_backend(backend))
         gradients = torch.autograd.grad(output, [leaves[name] for name in case.differentiate], grad)
     results = {"output": output.detach()}
@@ -148,7 +148,3 @@ def _results(
     if "running_var" in leaves:
         results.update((name, leaves[name]) for name in ("running_mean", "running_var"))
     return results
-
-
-# The native loss computes value and gradient in one pass; the op that scales the gradient later has no native kernel.
-_NATIVE_FORWARD_ONLY = ("binary_cross_entropy_with_logits",)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from fastgan.verify.cases import Case, conv_case, loss_case, norm_case
+from fastgan.verify.cases import Case, conv_case, discriminator_case, loss_case, norm_case
 
 up = functools.partial(conv_case, "conv_transpose2d")
 down = functools.partial(conv_case, "conv2d")
-norm, loss = norm_case, loss_case
+norm, loss, discriminator = norm_case, loss_case, discriminator_case
 
 _K4 = {"stride": 2, "padding": 1}
 
@@ -88,4 +88,16 @@ CASES: tuple[Case, ...] = (
     loss("unreduced", (4, 3, 5, 7), reduction="none", small=True),
     loss("sum", (4, 3, 5, 7), reduction="sum", target=0.0),
     loss("weight and pos_weight", (4, 3, 5, 7), weighted=True, quick=True),
+    discriminator("128 of each", (128, 1), (128, 1), quick=True),
+    discriminator("1024 of each, labels smoothed", (1024,), (1024,), smoothing=0.25),
+    discriminator("one of each", (1,), (1,), small=True, quick=True),
+    discriminator("no dimensions", (), (), small=True),
+    discriminator("3 real, 1030 fake", (3,), (1030,), small=True, quick=True),
+    discriminator("1030 real, 3 fake", (1030,), (3,), smoothing=0.5, small=True),
+    discriminator("one more than a tile of each", (1025,), (4097,), small=True),
+    discriminator("all labels smoothed away", (40,), (24,), smoothing=1.0, small=True),
+    discriminator("patches", (2, 1, 30, 30), (2, 1, 30, 30), smoothing=0.125),
+    discriminator("patches of two scales", (2, 3, 8, 8), (2, 3, 4, 4), small=True),
+    discriminator("large logits", (16,), (12,), scale=40.0, small=True),
+    discriminator("several programs", (70001,), (40000,), smoothing=0.25),
 )

@@ -1,6 +1,8 @@
 // The launches of csrc/bce_with_logits/kernel.cu.
 #include "bce_with_logits/kernel.cuh"
 
+#include <algorithm>
+
 #include "common/reduction.h"
 #include "jobs.h"
 
@@ -12,6 +14,19 @@ using fastgan::Compute;
 using fastgan::compute_t;
 using fastgan::kBceThreads;
 using fastgan::Reduction;
+
+class Scratch {
+ public:
+  explicit Scratch(int64_t blocks) : sums_(blocks > 1 ? static_cast<size_t>(blocks) : 0), ticket_(1), needed_(blocks > 1) {
+    *ticket_.get() = 0;
+  }
+  BceScratch pointers() { return needed_ ? BceScratch{sums_.get(), ticket_.get()} : BceScratch{}; }
+
+ private:
+  Array<double> sums_;
+  Array<unsigned> ticket_;
+  bool needed_;
+};
 
 template <typename T>
 void forward(Job& job) {
@@ -37,14 +52,11 @@ void forward(Job& job) {
           BceScratch{}, 1.0, n);
     }
   } else {
-    Array<double> sums(blocks > 1 ? static_cast<size_t>(blocks) : 0);
-    Array<unsigned> ticket(1);
-    *ticket.get() = 0;
+    Scratch scratch(blocks);
     launch.grid.x = blocks > 0 ? launch.grid.x : 1;
-    const BceScratch scratch = blocks > 1 ? BceScratch{sums.get(), ticket.get()} : BceScratch{};
     const double divisor = reduction == Reduction::mean ? static_cast<double>(n) : 1.0;
-    run(launch, fastgan::bce_with_logits_kernel<T, true>, input.get(), targets, target_value, loss.get(), grads, scratch,
-        divisor, n);
+    run(launch, fastgan::bce_with_logits_kernel<T, true>, input.get(), targets, target_value, loss.get(), grads,
+        scratch.pointers(), divisor, n);
   }
   job.answer(loss);
   job.answer(grad);
@@ -72,7 +84,60 @@ void backward(Job& job) {
   job.answer(output);
 }
 
+template <typename T>
+void discriminator_forward(Job& job) {
+  Launch launch;
+  launch.seed = job.word<uint64_t>();
+  const auto real_count = job.word<int64_t>(), fake_count = job.word<int64_t>();
+  const auto skipped = job.word<size_t>();
+  const auto real_target = Compute<T>::load(Compute<T>::store(static_cast<compute_t<T>>(job.word<double>())));
+  const bool need_grad = job.word<int>() != 0;
+  const auto reals = static_cast<size_t>(real_count), fakes = static_cast<size_t>(fake_count);
+  Array<T> real = job.array<T>(reals, skipped), fake = job.array<T>(fakes, skipped), loss(1, skipped);
+  Array<T> real_grad(need_grad ? reals : 0, skipped), fake_grad(need_grad ? fakes : 0, skipped);
+  const int64_t blocks = fastgan::bce_with_logits_blocks<T>(std::max({real_count, fake_count, int64_t{1}}));
+  Scratch scratch(blocks);
+  launch.block.x = kBceThreads;
+  launch.grid.x = static_cast<unsigned>(blocks);
+  run(launch, fastgan::discriminator_loss_kernel<T>, real.get(), fake.get(), real_target, loss.get(),
+      need_grad ? real_grad.get() : nullptr, need_grad ? fake_grad.get() : nullptr, scratch.pointers(),
+      1.0 / static_cast<double>(real_count), 1.0 / static_cast<double>(fake_count), real_count, fake_count);
+  job.answer(loss);
+  job.answer(real_grad);
+  job.answer(fake_grad);
+}
+
+template <typename T>
+void discriminator_backward(Job& job) {
+  Launch launch;
+  launch.seed = job.word<uint64_t>();
+  const auto real_count = job.word<int64_t>(), fake_count = job.word<int64_t>();
+  const auto skipped = job.word<size_t>();
+  const bool in_place = job.word<int>() != 0;
+  const auto reals = static_cast<size_t>(real_count), fakes = static_cast<size_t>(fake_count);
+  Array<T> real = job.array<T>(reals, skipped), fake = job.array<T>(fakes, skipped), grad_output = job.array<T>(1, skipped);
+  Array<T> real_apart(in_place ? 0 : reals, skipped), fake_apart(in_place ? 0 : fakes, skipped);
+  Array<T>& real_output = in_place ? real : real_apart;
+  Array<T>& fake_output = in_place ? fake : fake_apart;
+  launch.block.x = kBceThreads;
+  launch.grid.x = static_cast<unsigned>(fastgan::bce_with_logits_blocks<T>(std::max(real_count, fake_count)));
+  if (launch.grid.x > 0) {
+    run(launch, fastgan::discriminator_loss_backward_kernel<T>, real.get(), fake.get(), grad_output.get(), real_output.get(),
+        fake_output.get(), real_count, fake_count);
+  }
+  job.answer(real_output);
+  job.answer(fake_output);
+}
+
 }  // namespace
+
+void discriminator_loss(Job& job) {
+  with_dtype(job, [&](auto* type) { discriminator_forward<std::remove_pointer_t<decltype(type)>>(job); });
+}
+
+void discriminator_loss_backward(Job& job) {
+  with_dtype(job, [&](auto* type) { discriminator_backward<std::remove_pointer_t<decltype(type)>>(job); });
+}
 
 void bce_with_logits(Job& job) {
   with_dtype(job, [&](auto* type) { forward<std::remove_pointer_t<decltype(type)>>(job); });

@@ -86,6 +86,8 @@ void with_dtype(Job& job, const F& f) {
 void batch_norm_act(Job& job);
 void bce_with_logits(Job& job);
 void bce_with_logits_backward(Job& job);
+void discriminator_loss(Job& job);
+void discriminator_loss_backward(Job& job);
 void fault(Job& job);
 
 }  // namespace cuda_emulator

@@ -11,6 +11,8 @@ int main() {
       {"batch_norm_act", batch_norm_act},
       {"bce_with_logits", bce_with_logits},
       {"bce_with_logits_backward", bce_with_logits_backward},
+      {"discriminator_loss", discriminator_loss},
+      {"discriminator_loss_backward", discriminator_loss_backward},
       {"fault", fault},
   };
   std::string line;

@@ -49,6 +49,9 @@ CALLS = {
     "loss_none": lambda t: functional.binary_cross_entropy_with_logits(t["x"], t["x"], reduction="none"),
     "loss_forward": lambda t: ops.bce_with_logits(t["x"], None, 1.0, t["v"][:4], None, 2, True),
     "loss_backward": lambda t: ops.bce_with_logits_backward(t["x"], t["one"], 1),
+    "discriminator_loss": lambda t: functional.discriminator_loss(t["x"], t["small"], 0.1),
+    "discriminator_forward": lambda t: ops.discriminator_loss(t["x"], t["small"], 0.9, True),
+    "discriminator_backward": lambda t: ops.discriminator_loss_backward(t["x"], t["small"], t["one"]),
 }
 
 

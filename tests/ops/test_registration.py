@@ -242,6 +242,33 @@ def test_bce_with_logits_backward_(layout, dtype, device):
     check("bce_with_logits_backward_", gradient, torch.ones((), device=device, dtype=dtype), 1)
 
 
+def discriminator(layout, dtype, device):
+    """Tensors of two shapes; not expanded ones, which cannot be written over."""
+    layout = "nchw" if layout == "expanded" else layout
+    return image((2, 3, 4, 4), layout, dtype, device), image((3, 3, 2, 2), layout, dtype, device)
+
+
+@dtypes
+@layouts
+@pytest.mark.parametrize("need_grad", [True, False])
+def test_discriminator_loss(need_grad, layout, dtype, device):
+    check("discriminator_loss", *discriminator(layout, dtype, device), 0.9, need_grad)
+
+
+@dtypes
+@layouts
+def test_discriminator_loss_backward(layout, dtype, device):
+    one = torch.ones((), device=device, dtype=dtype)
+    check("discriminator_loss_backward", *discriminator(layout, dtype, device), one)
+
+
+@dtypes
+@layouts
+def test_discriminator_loss_backward_(layout, dtype, device):
+    one = torch.ones((), device=device, dtype=dtype)
+    check("discriminator_loss_backward_", *discriminator(layout, dtype, device), one)
+
+
 def test_every_op_is_checked_here():
     checked = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(dispatch.op_names()) <= checked

@@ -23,6 +23,7 @@ from bench.sass import tool, usage
 ARCHITECTURES = (80, 90, 100)
 BN = "fastgan.ops.batch_norm_act.triton_kernels:batch_norm_act_"
 BCE = "fastgan.ops.bce_with_logits.triton_kernels:bce_with_logits_"
+DISCRIMINATOR = "fastgan.ops.bce_with_logits.triton_kernels:discriminator_loss_"
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,23 @@ def _bce_jobs(dtype: str, target: bool, weights: bool, elementwise: bool) -> Ite
     )  # fmt: skip
 
 
+def _discriminator_jobs(dtype: str) -> Iterator[Job]:
+    """Forward with gradients, of one program and of several, and backward."""
+    pointers = dict.fromkeys(
+        ("real_ptr", "fake_ptr", "real_gradient_ptr", "fake_gradient_ptr"), f"*{dtype}:16"
+    )  # fmt: skip
+    per = dict.fromkeys(("per_real", "per_fake"), "fp64")
+    sizes = per | dict.fromkeys(("real_size", "fake_size"), "i32:16")
+    constants = {"ACC": f"tl.{_float('fp64' if dtype == 'fp64' else 'fp32')}", "BLOCK": 1024}
+    for label, result in (("one program", dtype), ("several", "fp64")):
+        signature = {**pointers, "sum_ptr": f"*{result}:16", "real_target": "fp64", **sizes, "tiles": "i32"}
+        yield Job(f"{DISCRIMINATOR}kernel", signature, constants, label=f"{dtype} {label}")
+    names = ("real_gradient_ptr", "fake_gradient_ptr", "grad_output_ptr", "real_output_ptr", "fake_output_ptr")
+    yield Job(
+        f"{DISCRIMINATOR}backward_kernel", {**dict.fromkeys(names, f"*{dtype}:16"), **sizes}, constants, label=dtype
+    )
+
+
 def _float(name: str) -> str:
     return {"fp32": "float32", "fp64": "float64"}[name]
 
@@ -179,6 +197,9 @@ _SAMPLE: list[Job] = [
     *_bce_jobs("bf16", target=False, weights=False, elementwise=False),
     *_bce_jobs("fp32", target=True, weights=True, elementwise=True),
     *_bce_jobs("fp64", target=True, weights=False, elementwise=False),
+    *_discriminator_jobs("bf16"),
+    *_discriminator_jobs("fp32"),
+    *_discriminator_jobs("fp64"),
     Job(
         f"{BCE}finish_kernel",
         {"sum_ptr": "*fp64:16", "loss_ptr": "*bf16:16", "divisor": "fp64", "programs": "i32"},

@@ -34,14 +34,14 @@ def bce_with_logits(
     return forward_mode.with_jvp(BCEWithLogits, BCEWithLogitsWithJvp).apply(*arguments)[0]
 
 
-def _owns_what_it_saves() -> bool:
+def owns_what_it_saves() -> bool:
     """Whether nobody but the graph gets a tensor that a Function saves now: hooks of saved tensors would."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
 
 
-def _is_last_use() -> bool:
+def is_last_use() -> bool:
     """Whether the backward that runs now frees the saved tensors after it (no ``retain_graph``)."""
     return not torch.compiler.is_compiling() and not torch._C._autograd._get_current_graph_task_keep_graph()
 
@@ -60,7 +60,7 @@ class BCEWithLogits(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
         input, target, ctx.target_value, weight, pos_weight, ctx.reduction, _ = inputs
         _, gradient = output
-        ctx.may_overwrite = _owns_what_it_saves()
+        ctx.may_overwrite = owns_what_it_saves()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gradient)
         # input and target belong to the caller: saving them costs nothing and detects edits in place
@@ -75,7 +75,7 @@ class BCEWithLogits(torch.autograd.Function):
             return (None,) * 7
         has_gradient = gradient.numel() or not input.numel()  # under vmap forward cannot know that it will be needed
         if has_gradient and not need_target and not forward_mode.differentiable_backward():
-            if ctx.may_overwrite and _is_last_use():
+            if ctx.may_overwrite and is_last_use():
                 call("bce_with_logits_backward_", gradient, grad_loss, ctx.reduction)
                 return (gradient, *(None,) * 6)
             return (call("bce_with_logits_backward", gradient, grad_loss, ctx.reduction), *(None,) * 6)

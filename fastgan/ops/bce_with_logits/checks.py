@@ -66,6 +66,27 @@ def check(
             _check_broadcast(name, label, tensor, input)
 
 
+def check_discriminator(real: torch.Tensor, fake: torch.Tensor, label_smoothing: float) -> None:
+    """Raise before anything is launched; see :func:`fastgan.functional.discriminator_loss`."""
+    name = "discriminator_loss"
+    logits = (("real_logits", real), ("fake_logits", fake))
+    for position, (label, tensor) in enumerate(logits, start=1):
+        if not isinstance(tensor, torch.Tensor):
+            kind = type(tensor).__name__
+            raise TypeError(f"{name}(): argument '{label}' (position {position}) must be Tensor, not {kind}")
+        check_floating(label, tensor)
+    if real.device != fake.device:
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but real_logits is on {real.device} and "
+            f"fake_logits on {fake.device}"
+        )
+    if not isinstance(label_smoothing, numbers.Real) or isinstance(label_smoothing, bool):
+        kind = type(label_smoothing).__name__
+        raise TypeError(f"{name}(): argument 'label_smoothing' must be a number, not {kind}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+
+
 def _check_broadcast(function: str, label: str, tensor: torch.Tensor, input: torch.Tensor) -> None:
     if tensor.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -33,15 +35,22 @@ def forward(
     x, w, p = _wide(input), _wide(weight), _wide(pos_weight)
     assert x is not None
     t = target_value if target is None else target.to(accumulate_type(target.dtype))
-    softplus = (-x).clamp_min(0) + torch.log1p(torch.exp(-x.abs()))
-    loss = (1 - t) * x + (softplus if p is None else (1 + (p - 1) * t) * softplus)
-    if w is not None:
-        loss = loss * w
+    loss = _loss(x, t, w, p)
     out_dtype = input.dtype if target is None else target.dtype  # torch's rule
     loss = (loss.mean() if reduction == MEAN else loss.sum() if reduction == SUM else loss).to(out_dtype)
-    if not need_grad:
-        return loss, input.new_empty(0)
-    return loss, torch.empty_like(input).copy_(_by_input(x, t, w, p))
+    return loss, _gradient(input, x, t, w, p) if need_grad else input.new_empty(0)
+
+
+def _loss(x: torch.Tensor, t: torch.Tensor | float, w: torch.Tensor | None, p: torch.Tensor | None) -> torch.Tensor:
+    """The unreduced loss."""
+    softplus = (-x).clamp_min(0) + torch.log1p(torch.exp(-x.abs()))
+    loss = (1 - t) * x + (softplus if p is None else (1 + (p - 1) * t) * softplus)
+    return loss if w is None else loss * w
+
+
+def _gradient(input: torch.Tensor, *operands: Any) -> torch.Tensor:
+    """That of :func:`_by_input`, in the input's layout and dtype."""
+    return torch.empty_like(input).copy_(_by_input(*operands))
 
 
 def _by_input(x: torch.Tensor, t: torch.Tensor | float, w: torch.Tensor | None, p: torch.Tensor | None) -> torch.Tensor:
@@ -70,6 +79,34 @@ def backward_(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int)
 def _scaled(gradient: torch.Tensor, grad_output: torch.Tensor, reduction: int) -> torch.Tensor:
     dtype = accumulate_type(gradient.dtype)
     return gradient.to(dtype) * (grad_output.to(dtype) * scale_of(gradient, reduction))
+
+
+def discriminator_loss(
+    real: torch.Tensor, fake: torch.Tensor, real_target: float, need_grad: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(mean loss of ``real`` against ``real_target`` + that of ``fake`` against 0, both gradients before they are
+    averaged, or empty tensors)."""
+    means, gradients = [], []
+    for logits, target in ((real, real_target), (fake, 0.0)):
+        x = logits.to(accumulate_type(logits.dtype))
+        means.append(_loss(x, target, None, None).mean())
+        gradients.append(_gradient(logits, x, target, None, None) if need_grad else logits.new_empty(0))
+    return (means[0] + means[1]).to(real.dtype), gradients[0], gradients[1]
+
+
+def discriminator_loss_backward(
+    real_gradient: torch.Tensor, fake_gradient: torch.Tensor, grad_output: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`backward` of both means."""
+    return backward(real_gradient, grad_output, MEAN), backward(fake_gradient, grad_output, MEAN)
+
+
+def discriminator_loss_backward_(
+    real_gradient: torch.Tensor, fake_gradient: torch.Tensor, grad_output: torch.Tensor
+) -> None:
+    """:func:`discriminator_loss_backward`, written over the gradients."""
+    backward_(real_gradient, grad_output, MEAN)
+    backward_(fake_gradient, grad_output, MEAN)
 
 
 def partials(

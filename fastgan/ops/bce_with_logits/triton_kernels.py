@@ -1,4 +1,5 @@
-"""Triton kernels of the sigmoid-BCE loss: value and gradient in one pass, the sum of the partial losses, backward.
+"""Triton kernels of the sigmoid-BCE loss: value and gradient in one pass, the sum of the partial losses, backward; and
+the discriminator's loss, which is that of two tensors at once.
 
 All tensors are flat: the launcher has brought them into one dense memory order. Elements are computed in ACC (float32,
 float64 where an operand is float64); loads are converted at once, stores convert back. Losses are added in float64 once
@@ -74,6 +75,22 @@ def _store_sum(place, values, divisor):
 
 
 @triton.jit
+def _element(x, t, p, ACC: tl.constexpr):
+    """(1 - t) x + (1 + (p - 1) t) (max(-x, 0) + log1p(exp(-|x|))) and its derivative by x.
+
+    In this form infinite logits give what torch gives: NaN where 0 * inf or inf - inf occurs.
+    """
+    small = _exp_negative(tl.abs(x), ACC)  # exp(-|x|)
+    softplus = tl.where(x < 0, -x, 0.0) + _log1p(small, ACC)
+    loss = (1.0 - t) * x + (1.0 + (p - 1.0) * t) * softplus
+    likely = 1.0 / (1.0 + small)  # sigmoid(|x|)
+    unlikely = small * likely  # sigmoid(-|x|); subtracting from 1 would lose it
+    positive = tl.where(x >= 0, likely, unlikely)
+    negative = tl.where(x >= 0, unlikely, likely)
+    return loss, (1.0 - t) * positive - p * t * negative
+
+
+@triton.jit
 def bce_with_logits_kernel(
     input_ptr,  # [size]
     target_ptr,  # [size] or None: target_value
@@ -89,10 +106,7 @@ def bce_with_logits_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """loss = w ((1 - t) x + (1 + (p - 1) t) (max(-x, 0) + log1p(exp(-|x|)))) and its derivative by x.
-
-    In this form infinite logits give what torch gives: NaN where 0 * inf or inf - inf occurs.
-    """
+    """Losses, their sum, and their derivatives by the input; of a weight both are that many times as much."""
     offset = tl.program_id(0).to(tl.int64) * tiles * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), ACC)
     for _ in range(tiles):
@@ -105,14 +119,7 @@ def bce_with_logits_kernel(
         p = tl.full((BLOCK,), 1.0, ACC)
         if pos_weight_ptr is not None:
             p = tl.load(pos_weight_ptr + offset, mask=mask, other=1.0).to(ACC)
-        small = _exp_negative(tl.abs(x), ACC)  # exp(-|x|)
-        softplus = tl.where(x < 0, -x, 0.0) + _log1p(small, ACC)
-        loss = (1.0 - t) * x + (1.0 + (p - 1.0) * t) * softplus
-        likely = 1.0 / (1.0 + small)  # sigmoid(|x|)
-        unlikely = small * likely  # sigmoid(-|x|); subtracting from 1 would lose it
-        positive = tl.where(x >= 0, likely, unlikely)
-        negative = tl.where(x >= 0, unlikely, likely)
-        gradient = (1.0 - t) * positive - p * t * negative
+        loss, gradient = _element(x, t, p, ACC)
         if weight_ptr is not None:
             w = tl.load(weight_ptr + offset, mask=mask, other=0.0).to(ACC)
             loss *= w
@@ -160,3 +167,73 @@ def bce_with_logits_backward_kernel(
     else:
         grad_output = tl.load(grad_output_ptr + offset, mask=mask, other=0.0).to(ACC)
     tl.store(grad_input_ptr + offset, gradient * (grad_output * tl.full((), scale, ACC)), mask=mask)
+
+
+@triton.jit
+def _share_of_mean(logits_ptr, gradient_ptr, target, per_element, size, tiles, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """What the program's tiles add to the mean loss against that target, in float64; stores their gradients."""
+    offset = tl.program_id(0).to(tl.int64) * tiles * BLOCK + tl.arange(0, BLOCK)
+    t = tl.full((BLOCK,), target, ACC)
+    total = tl.zeros((BLOCK,), ACC)
+    for _ in range(tiles):
+        mask = offset < size
+        x = tl.load(logits_ptr + offset, mask=mask, other=0.0).to(ACC)
+        loss, gradient = _element(x, t, tl.full((BLOCK,), 1.0, ACC), ACC)
+        if gradient_ptr is not None:
+            tl.store(gradient_ptr + offset, _narrow(gradient, gradient_ptr), mask=mask)
+        total += tl.where(mask, loss, 0.0)
+        offset += BLOCK
+    return tl.sum(total.to(tl.float64), 0) * tl.full((), per_element, tl.float64)
+
+
+@triton.jit
+def discriminator_loss_kernel(
+    real_ptr,  # [real_size]
+    fake_ptr,  # [fake_size]
+    real_gradient_ptr,  # [real_size] or None
+    fake_gradient_ptr,  # [fake_size] or None
+    sum_ptr,  # [programs]: what each program contributes to the loss
+    real_target: tl.float64,
+    per_real: tl.float64,  # 1 / real_size
+    per_fake: tl.float64,
+    real_size,
+    fake_size,
+    tiles,  # tiles per program, of each of the two
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The mean loss of the real logits against real_target plus that of the fake ones against 0. Neither is empty."""
+    real = _share_of_mean(real_ptr, real_gradient_ptr, real_target, per_real, real_size, tiles, ACC, BLOCK)
+    fake = _share_of_mean(fake_ptr, fake_gradient_ptr, 0.0, per_fake, fake_size, tiles, ACC, BLOCK)
+    place = sum_ptr + tl.program_id(0)
+    tl.store(place, _narrow(real + fake, place))
+
+
+@triton.jit
+def _scale_tile(gradient_ptr, factor, output_ptr, size, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """The program's tile of output = gradient * factor."""
+    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offset < size
+    gradient = tl.load(gradient_ptr + offset, mask=mask, other=0.0).to(ACC)
+    tl.store(output_ptr + offset, gradient * factor, mask=mask)
+
+
+@triton.jit
+def discriminator_loss_backward_kernel(
+    real_gradient_ptr,  # [real_size]
+    fake_gradient_ptr,  # [fake_size]
+    grad_output_ptr,  # []
+    real_output_ptr,  # [real_size]
+    fake_output_ptr,  # [fake_size]
+    per_real: tl.float64,  # 1 / real_size
+    per_fake: tl.float64,
+    real_size,
+    fake_size,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Each output is its gradient * (grad_output / its size), in ACC: 1 / N can be too small for float16."""
+    grad_output = tl.load(grad_output_ptr).to(ACC)
+    real_factor, fake_factor = grad_output * tl.full((), per_real, ACC), grad_output * tl.full((), per_fake, ACC)
+    _scale_tile(real_gradient_ptr, real_factor, real_output_ptr, real_size, ACC, BLOCK)
+    _scale_tile(fake_gradient_ptr, fake_factor, fake_output_ptr, fake_size, ACC, BLOCK)

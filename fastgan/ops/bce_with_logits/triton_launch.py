@@ -116,3 +116,64 @@ def _scale(dense: torch.Tensor, grad_output: torch.Tensor, reduction: int, grad_
             scale_of(dense, reduction), size,
             ACC=_type(dense.dtype), SCALAR=scalar, BLOCK=BLOCK,
         )  # fmt: skip
+
+
+def discriminator_loss(
+    real: torch.Tensor, fake: torch.Tensor, real_target: float, need_grad: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As ``reference.discriminator_loss``; one launch up to ONE_PROGRAM elements of each, else two."""
+    gradients = [torch.empty_like(logits) if need_grad else logits.new_empty(0) for logits in (real, fake)]
+    sizes = real.numel(), fake.numel()
+    if 0 in sizes:  # the mean of nothing is NaN; the gradients of the other
+        for logits, gradient, target in zip((real, fake), gradients, (real_target, 0.0), strict=True):
+            if need_grad and logits.numel():
+                gradient.copy_(forward(logits, None, target, None, None, NONE, True)[1])
+        return real.new_full((), float("nan")), gradients[0], gradients[1]
+    per_program = _tiles_per_program(max(sizes), real.device)
+    programs = cdiv(cdiv(max(sizes), BLOCK), per_program)
+    loss = real.new_empty(())
+    sums = loss if programs == 1 else real.new_empty(programs, dtype=torch.float64)
+    with launch_device(real):
+        kernels.discriminator_loss_kernel[(programs,)](
+            _dense(real), _dense(fake), *(gradients if need_grad else (None, None)), sums,
+            float(real_target), 1 / sizes[0], 1 / sizes[1], *sizes, per_program,
+            ACC=_type(real.dtype), BLOCK=BLOCK,
+        )  # fmt: skip
+        if programs > 1:
+            kernels.bce_with_logits_finish_kernel[(1,)](sums, loss, 1.0, programs, BLOCK=power_of_two(programs))
+    return loss, gradients[0], gradients[1]
+
+
+def discriminator_loss_backward(
+    real_gradient: torch.Tensor, fake_gradient: torch.Tensor, grad_output: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``reference.discriminator_loss_backward``."""
+    outputs = torch.empty_like(real_gradient), torch.empty_like(fake_gradient)
+    _scale_both((_dense(real_gradient), _dense(fake_gradient)), grad_output, outputs)
+    return outputs
+
+
+def discriminator_loss_backward_(
+    real_gradient: torch.Tensor, fake_gradient: torch.Tensor, grad_output: torch.Tensor
+) -> None:
+    """As ``reference.discriminator_loss_backward_``."""
+    dense = _dense(real_gradient), _dense(fake_gradient)
+    _scale_both(dense, grad_output, dense)
+    for scaled, gradient in zip(dense, (real_gradient, fake_gradient), strict=True):
+        if scaled is not gradient:
+            gradient.copy_(scaled)
+
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+def _scale_both(dense: Pair, grad_output: torch.Tensor, outputs: Pair) -> None:
+    """Each of ``dense`` times ``grad_output`` over its size into its output, of the same memory order."""
+    sizes = dense[0].numel(), dense[1].numel()
+    if max(sizes) == 0:
+        return
+    with launch_device(dense[0]):
+        kernels.discriminator_loss_backward_kernel[(cdiv(max(sizes), BLOCK),)](
+            *dense, grad_output, *outputs, *(1 / max(size, 1) for size in sizes), *sizes,
+            ACC=_type(dense[0].dtype), BLOCK=BLOCK,
+        )  # fmt: skip

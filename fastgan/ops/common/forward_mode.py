@@ -50,13 +50,18 @@ def differentiable_backward() -> bool:
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
+def transformed() -> bool:
+    """Whether one of torch.func's transforms or forward mode may see what runs now."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
+
+
 def bare(*tensors: torch.Tensor | None) -> bool:
     """Whether nothing can ask for a derivative of this call. Then the op alone will do: a Function costs more than a
     small op does, and a compiler cannot trace one that marks an output as not differentiable unless it needs its
     backward too."""
-    if not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    ):
+    if transformed():
         return False
     return not torch.is_grad_enabled() or not any(tensor is not None and tensor.requires_grad for tensor in tensors)
 

@@ -114,4 +114,5 @@ def discriminator_loss(
     if for_onnx():
         real = binary_cross_entropy_with_logits(real_logits, real_target)
         return real + binary_cross_entropy_with_logits(fake_logits, 0.0)
-    return _discriminator.discriminator_loss(*autocast_wide(real_logits, fake_logits), real_target)
+    real_logits, fake_logits = autocast_wide(real_logits, fake_logits)
+    return _discriminator.discriminator_loss(real_logits, fake_logits, real_target)

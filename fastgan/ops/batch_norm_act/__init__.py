@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fastgan.dispatch import Backend, always, define
-from fastgan.ops.batch_norm_act import batching, native_launch, reference
+from fastgan.ops.batch_norm_act import batching, native_launch, reference, selection
 from fastgan.ops.common import triton_runtime
 from fastgan.ops.common.dtypes import accumulate_type
 from fastgan.ops.common.tuning_key import of_arguments
@@ -68,9 +68,10 @@ def _triton(name: str) -> Any:
 def _backends(op: str, name: str, run_reference: Any, backward: bool = False) -> list[Backend]:
     native = native_launch.backward if backward else native_launch.forward
     native_supports = native_launch.backward_reason if backward else native_launch.reason
-    # No GPU measurement is committed yet, so Triton is not chosen unasked.
+    pays = selection.native_pays_backward if backward else selection.native_pays
+    # No GPU measurement is committed yet, so neither is chosen unasked there.
     return [
-        Backend("native", native(op), native_supports, auto_on=frozenset({"cpu"})),
+        Backend("native", native(op), native_supports, frozenset({"cpu"}), pays),
         Backend("triton", _triton(name), triton_runtime.reason),
         Backend("reference", run_reference, always),
     ]

@@ -17,8 +17,8 @@ from fastgan.ops.common.tuning_key import of_arguments
 def _forward_fake(
     real: torch.Tensor, fake: torch.Tensor, real_target: float, need_grad: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    gradients = (torch.empty_like(logits) if need_grad else logits.new_empty(0) for logits in (real, fake))
-    return real.new_empty(()), *gradients
+    first, second = (torch.empty_like(logits) if need_grad else logits.new_empty(0) for logits in (real, fake))
+    return real.new_empty(()), first, second
 
 
 def _backward_fake(

@@ -57,7 +57,7 @@ wheels: install  ## build the wheel beside this torch and the oldest supported o
 bench: install  ## compare every case of bench/ with torch on this machine, on one thread and on two
 	$(BIN)/python -m bench run --threads 1 2
 
-audit: install  ## what the Triton convolutions and, with nvcc, the CUDA kernels would cost a GPU, beside the committed tables; needs none
+audit: install  ## what the Triton convolutions and (with nvcc) the CUDA kernels would cost a GPU, beside committed tables
 	$(BIN)/python -m bench audit --check
 	$(BIN)/python -m bench audit --nvcc --check || [ $$? -eq 3 ]  # 3: passed over, for the reason that it says
 

@@ -177,3 +177,36 @@ def test_without_nvcc_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "passed over: no nvcc" in capsys.readouterr().err
     recipe = (CSRC.parent / "Makefile").read_text()
     assert f"bench audit --nvcc --check || [ $$? -eq {nvcc_table.ABSENT} ]" in recipe
+
+
+def test_check_compares_and_writes_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command with the committed rows in place of nvcc's, then with one of them worse."""
+    version, rows, found = nvcc_table.committed()
+    before = nvcc_table.TABLE.read_bytes()
+    monkeypatch.setattr(nvcc, "reason", lambda: None)
+    monkeypatch.setattr(nvcc, "version", lambda: version)
+    monkeypatch.setattr(nvcc_table, "moved", lambda: found)
+    for changed, code, words in ((rows[0], 0, "no row is worse"), (replace(rows[0], spills=4), 1, "spills 0 -> 4")):
+        monkeypatch.setattr(nvcc, "audit", lambda archs, only, first=changed: [first, *rows[1:]])
+        assert nvcc_table.main(True, (), "", False) == code
+        assert words in capsys.readouterr().err
+    assert nvcc_table.TABLE.read_bytes() == before
+
+
+def test_the_whole_table_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Byte for byte what is committed, in bench/README.md too; a part of it is not."""
+    version, rows, found = nvcc_table.committed()
+    table, readme = nvcc_table.TABLE.read_text(), nvcc_table.README.read_text()
+    monkeypatch.setattr(nvcc_table, "TABLE", tmp_path / "nvcc.json")
+    monkeypatch.setattr(nvcc_table, "README", tmp_path / "README.md")
+    nvcc_table.README.write_text(
+        re.sub(r"(?<=<!-- bench:begin -->).*?(?=<!-- bench:end -->)", "", readme, flags=re.DOTALL)
+    )
+    monkeypatch.setattr(nvcc, "reason", lambda: None)
+    monkeypatch.setattr(nvcc, "version", lambda: version)
+    monkeypatch.setattr(nvcc, "audit", lambda archs, only: rows)
+    monkeypatch.setattr(nvcc_table, "moved", lambda: found)
+    assert nvcc_table.main(False, (90,), "", False) == nvcc_table.main(False, (), "cluster", False) == 0
+    assert nvcc_table.main(False, (), "", True) == 0 and not nvcc_table.TABLE.exists()
+    assert nvcc_table.main(False, (), "", False) == 0
+    assert nvcc_table.TABLE.read_text() == table and nvcc_table.README.read_text() == readme

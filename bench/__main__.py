@@ -46,13 +46,16 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--threshold", type=float, default=0.1, metavar="SHARE", help="default: %(default)s")
     bars = commands.add_parser("bars", help="what the CPU kernels must reach, and whether they do")
     bars.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    audit = commands.add_parser("audit", help="what the Triton convolutions would cost a GPU; needs none")
+    audit = commands.add_parser(
+        "audit", help="what the Triton convolutions, or the CUDA kernels, would cost a GPU; needs none"
+    )
     audit.add_argument("--check", action="store_true", help="compare with the committed table; exit code 1 if worse")
     audit.add_argument(
         "--arch", nargs="+", type=int, choices=(80, 90, 100), default=(), metavar="SM", help="default: all"
     )
-    audit.add_argument("--only", metavar="TEXT", default="", help="cases whose name contains TEXT")
+    audit.add_argument("--only", metavar="TEXT", default="", help="cases, or kernels, whose name contains TEXT")
     audit.add_argument("--uncounted", action="store_true", help="compile only: minutes less")
+    audit.add_argument("--nvcc", action="store_true", help="of the CUDA kernels instead, which nvcc compiles")
     host = commands.add_parser("host", help="from a Python call to the launches of its Triton kernels; needs no GPU")
     host.add_argument("--rounds", type=int, default=15, metavar="N", help="default: %(default)s")
     host.add_argument("--calls", type=int, default=100, metavar="N", help="a round's; default: %(default)s")
@@ -128,7 +131,10 @@ def main(argv: Sequence[str]) -> int:
         print(bars.markdown(results.records_of(args.files)), end="")
         return 0
     if args.command == "audit":
-        from bench.audit import main as audit_main
+        if args.nvcc:
+            from bench.nvcc_table import main as audit_main
+        else:
+            from bench.audit import main as audit_main
 
         return audit_main(args.check, args.arch, args.only, args.uncounted)
     if args.command == "host":

@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 #: multiprocessor.
 REGISTERS, WARPS, BLOCKS, RESERVED = 65536, 64, 32, 1024
 SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}
+#: Bytes of a wide load, and of an instruction by what is in its name; 4 where nothing is.
+WIDE = 16
+_BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32}
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,19 @@ def read_listing(code: str) -> tuple[str, float]:
     """(kind of matrix product, share of global loads of 16 bytes) of a listing of machine code."""
     found = Counter(re.findall(r"\b(?:HGMMA|UTCHMMA|UTCQMMA|HMMA|DMMA|FFMA|DFMA)\b", code))
     instruction = next((kind for kind in ("UTCHMMA", "HGMMA", "HMMA", "DMMA", "FFMA", "DFMA") if found[kind]), "none")
-    loads = [match.split(".") for match in re.findall(r"\b(?:LDG|LDGSTS)(?:\.\w+)+", code)]
-    wide = sum("128" in parts for parts in loads) + len(re.findall(r"\bUTMALDG\b", code))
-    count = len(loads) + len(re.findall(r"\bUTMALDG\b", code))
-    return instruction, wide / count if count else 1.0
+    loads = [*accesses(code, "LDG", "LDGSTS"), *(WIDE for _ in re.findall(r"\bUTMALDG\b", code))]
+    return instruction, wide_share(loads)
+
+
+def accesses(code: str, *kinds: str) -> list[int]:
+    """Bytes a thread of each instruction of these kinds ("LDG", "STG") in a listing of machine code."""
+    found = re.findall(rf"\b(?:{'|'.join(kinds)})((?:\.\w+)+)", code)
+    return [next((_BYTES[part] for part in each.split(".") if part in _BYTES), 4) for each in found]
+
+
+def wide_share(accesses: Sequence[int]) -> float:
+    """Share of those of 16 bytes or more; 1 if there are none."""
+    return sum(each >= WIDE for each in accesses) / len(accesses) if accesses else 1.0
 
 
 def occupancy(code: Code, arch: int) -> float:

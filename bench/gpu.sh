@@ -117,8 +117,8 @@ steps() {
     step racecheck 30 checks.txt bash -c 'sanitize racecheck'
     step repeatability 35 checks.txt "$PYTHON" -m bench.repeat_gpu --seconds 20
     step verify 45 checks.txt bash -c verify
-    step benchmark 105 bench.txt bash -c measure
-    step report 10 bench.txt bash -c report
+    step benchmark 100 bench.txt bash -c measure
+    step report 15 bench.txt bash -c report
 }
 
 export -f versions build tests sanitize verify measure report

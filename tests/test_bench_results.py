@@ -71,7 +71,7 @@ def test_each_form_of_torch_has_a_column_with_wins_losses_and_counts() -> None:
 
 def test_a_mode_of_the_compiler_has_a_record_of_its_own(tmp_path: Path) -> None:
     """In which ours is compared with it, and which does not take the place of the other."""
-    usual = record(0.5, times={"torch": time(1.0), "auto": time(0.5)})
+    usual = record(0.3, times={"torch": time(1.0), "auto": time(0.3)})
     times = {"torch": time(1.0), "auto": time(0.4), "torch.compile": time(0.8)}
     beside = record(0.5, compiler="default", times=times)
     found = results.records_of([stored(tmp_path, usual, beside)])

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from bench.cases import GROUPS
+from bench.providers import COMPILED
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,9 +26,21 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument(
         "--threads", nargs="+", type=int, default=(), metavar="N", help="of the CPU (default: what torch chooses)"
     )
-    run.add_argument("--minutes", type=float, default=float("inf"), help="start no case after that time")
+    run.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        metavar="N",
+        help="stop after that time; what matters first is measured first",
+    )
     run.add_argument("--graphs", action="store_true", help="time CUDA graphs too: kernels without the host's share")
-    run.add_argument("--compile", action="store_true", help="torch.compile too: up to a minute more per case")
+    run.add_argument(
+        "--compile",
+        nargs="*",
+        choices=tuple(COMPILED),
+        metavar="MODE",
+        help=f"torch.compile too, up to a minute more per case: {', '.join(COMPILED)} (no mode: default)",
+    )
     run.add_argument("--list", action="store_true", help="say what would be measured, and measure nothing")
     run.add_argument("--no-memory", action="store_true", help="leave out the steps' peak memory (CPU)")
 
@@ -71,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from bench.run import Options, listing, run
+    from bench.plan import Options, listing
+    from bench.run import run
 
     options = Options(
         device=torch.device(args.device),
@@ -83,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         threads=args.threads,
         minutes=args.minutes,
         graphs=args.graphs,
-        compiled=args.compile,
+        compiled=() if args.compile is None else tuple(dict.fromkeys(args.compile)) or ("default",),
         memory=not args.no_memory,
     )
     if args.list:

@@ -9,7 +9,7 @@ from bench import ops
 from bench.case import Case
 from bench.odd import odd_shapes
 from bench.ops import conv, loss, norm
-from bench.whole import MODELS, inference, networks, step
+from bench.whole import MODELS, block, inference, networks, step
 
 _K4: dict[str, Any] = {"stride": 2, "padding": 1}
 _SAME: dict[str, Any] = {"stride": 2, "padding": "same"}
@@ -25,6 +25,12 @@ def _tiny(cases: list[Case]) -> list[Case]:
 # The steps come first: a run that is cut short should have them.
 CASES: list[Case] = [
     *map(step, MODELS),
+    *block("DCGAN G 512→256, 2→4", (512, 2, 2), 256),
+    *block("DCGAN G 256→128, 4→8", (256, 4, 4), 128),
+    *block("DCGAN G 128→64, 8→16", (128, 8, 8), 64),
+    *block("DCGAN D 64→128, 16→8", (64, 16, 16), 128),
+    *block("DCGAN D 128→256, 8→4", (128, 8, 8), 256),
+    *block("DCGAN D 256→512, 4→2", (256, 4, 4), 512),
     *conv("DCGAN 512→256, 2→4", _UP, (512, 2, 2), (512, 256, 4, 4), False, **_K4),
     *conv("DCGAN 256→128, 4→8", _UP, (256, 4, 4), (256, 128, 4, 4), False, **_K4),
     *conv("DCGAN 128→64, 8→16", _UP, (128, 8, 8), (128, 64, 4, 4), False, **_K4),

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.results import THEIRS, Key, Record
-
-Place = tuple[Key, str]  # and the memory format
+from bench.results import THEIRS, Place, Record, place_of
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,15 @@ class Comparison:
 
 
 def _by_place(content: dict[str, Any]) -> dict[Place, Record]:
-    return {(Key.of(record), record["layout"]): record for record in content["cases"]}
+    return {place_of(record): record for record in content["cases"]}
 
 
 def _words(place: Place, contender: str) -> str:
-    key, layout = place
+    key, layout, compiler = place
+    beside = f" beside torch.compile {compiler}" if compiler else ""
     threads = f"{key.threads} thread{'s' * (key.threads > 1)}"
-    return f"{key.group}: {key.case}, {key.work}, {key.dtype}, batch {key.batch}, {layout}, {threads}, {contender}"
+    where = f"{key.group}: {key.case}, {key.work}, {key.dtype}, batch {key.batch}, {layout}, {threads}"
+    return f"{where}, {contender}{beside}"
 
 
 def compare(first: dict[str, Any], second: dict[str, Any], threshold: float = 0.1) -> Comparison:
@@ -59,7 +59,7 @@ def compare(first: dict[str, Any], second: dict[str, Any], threshold: float = 0.
     for place, old in _by_place(first).items():
         new = others.get(place)
         for contender in old["times"]:
-            if contender.partition(", ")[0] not in (THEIRS, "torch.compile"):
+            if not contender.startswith(THEIRS):  # nor torch.compile
                 _contender(found, place, contender, old, new, threshold)
         if new is not None:
             _memory(found, place, old, new, threshold)

@@ -114,7 +114,8 @@ def _first_call(provider: Provider, case: Case, setting: Setting) -> _First:
     call = provider.make(work, setting)
     with dispatch.trace() as calls:
         results = call()
-    peak = torch.cuda.max_memory_allocated(setting.device) - before if cuda else None
+    # not of what is compiled in its first call: the compiler's own memory would be in it
+    peak = torch.cuda.max_memory_allocated(setting.device) - before if cuda and not provider.warm else None
     return _First(call, results, dict(sorted(set(calls))), peak)
 
 
@@ -156,6 +157,37 @@ def _join(record: dict[str, Any], provider: Provider, first: _First) -> bool:
     return True
 
 
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def failed(case: Case, setting: Setting, error: Exception) -> dict[str, Any]:
+    """The record of a case that not even torch could run."""
+    return _blank(case, setting) | {"red": {TORCH.name: _first_line(error)}}
+
+
+def _capture(record: dict[str, Any], contenders: dict[str, Call], work: Work, base: _First, judge: Call) -> None:
+    """Add each contender's call as a CUDA graph, or the reason for none; nobody's where torch's cannot be one.
+
+    A replayed op is held against the rule too; not so networks, whose weights and sides have moved by now.
+    """
+    for name in list(contenders):
+        title = f"{name}, CUDA graph"
+        try:
+            call = graphed(contenders[name])
+            if name != TORCH.name and not work.norm:
+                check(work, call(), base.results, judge())
+        except RedError as error:
+            record["red"][title] = str(error)
+        except Exception as error:
+            record["not_run"][title] = _first_line(error)
+            if name == TORCH.name:
+                return
+        else:
+            contenders[title] = call
+
+
 def run_case(
     case: Case, setting: Setting, providers: Sequence[Provider], budget: float, graphs: bool = False
 ) -> dict[str, Any]:
@@ -184,15 +216,13 @@ def run_case(
                 record["red"][name] = str(error)
                 continue
             except Exception as error:
-                lines = str(error).strip().splitlines() or [""]
-                record["red" if provider.ours else "not_run"][name] = f"{type(error).__name__}: {lines[0]}"
+                record["red" if provider.ours else "not_run"][name] = _first_line(error)
                 continue
             if _join(record, provider, first):
                 contenders[name] = first.call
                 for _ in range(provider.warm):
                     first.call()
-        if graphs and case.work != "step":
-            captured = ["torch", *(p.name for p in providers if p.graphs and p.name in contenders)]
-            contenders |= {f"{name}, CUDA graph": graphed(contenders[name]) for name in captured}
+        if graphs:
+            _capture(record, contenders, work, base, judge)
         times = measure(contenders, setting.device, min(budget, case.seconds))
     return record | {"times": {name: dataclasses.asdict(time) for name, time in times.items()}}

@@ -23,13 +23,12 @@ class UnavailableError(RuntimeError):
 @dataclass(frozen=True)
 class Provider:
     """``ours``: what it raises, apart from a refusal, is a wrong result and not a reason. ``warm``: calls before it is
-    timed. ``graphs``: its calls can be captured in a CUDA graph."""
+    timed."""
 
     name: str
     make: Callable[[Work, Setting], Call]
     ours: bool = False
     warm: int = 0
-    graphs: bool = True
 
 
 def _fastgan(backend: str) -> Callable[[Work, Setting], Call]:
@@ -49,11 +48,16 @@ def _fastgan(backend: str) -> Callable[[Work, Setting], Call]:
     return make
 
 
-def _compiled(work: Work, setting: Setting) -> Call:
-    # The closures of all cases share their code, of which Dynamo keeps a few compiled versions only.
-    torch._dynamo.reset()
-    options = {"cpp.threads": torch.get_num_threads()}
-    return work.torch(functools.partial(torch.compile, fullgraph=True, options=options))
+def _compiled(mode: str) -> Callable[[Work, Setting], Call]:
+    """``mode``: of torch.compile."""
+
+    def make(work: Work, setting: Setting) -> Call:
+        # The closures of all cases share their code, of which Dynamo keeps a few compiled versions only.
+        torch._dynamo.reset()
+        options = {**torch._inductor.list_mode_options(mode), "cpp.threads": torch.get_num_threads()}
+        return work.torch(functools.partial(torch.compile, fullgraph=True, options=options))
+
+    return make
 
 
 def _module(name: str, package: str) -> Any:
@@ -92,12 +96,17 @@ def _flag_gems(work: Work, setting: Setting) -> Call:
 
 
 TORCH = Provider("torch", lambda work, setting: work.torch(keep))
-COMPILED = Provider("torch.compile", _compiled, warm=2, graphs=False)
+# By torch.compile's mode. "max-autotune" is Inductor's without CUDA graphs of its own: the harness captures everybody's
+# call in one in the same way, and what it times without graphs has none.
+COMPILED: dict[str, Provider] = {
+    "default": Provider("torch.compile", _compiled("default"), warm=2),
+    "max-autotune": Provider("torch.compile max-autotune", _compiled("max-autotune-no-cudagraphs"), warm=2),
+}
 PROVIDERS: tuple[Provider, ...] = (
     *(Provider(name, _fastgan(name), ours=True) for name in ("auto", *dispatch.BACKENDS)),
-    COMPILED,
-    Provider("inplace-abn", _inplace_abn, graphs=False),
-    Provider("flag-gems", _flag_gems, graphs=False),
+    *COMPILED.values(),
+    Provider("inplace-abn", _inplace_abn),
+    Provider("flag-gems", _flag_gems),
 )
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.results import Record, geometric_mean, ratios
+from bench.results import OURS, THEIRS, Key, Record, geometric_mean, ratios
 
 _HEAD = ("case", "work", "dtype", "batch", "layout", "threads", "fastgan by", "torch", "fastgan", "torch / fastgan", "")
+_BASELINES = (
+    "Its time / fastgan's, geometric means over the cases, better layout of each side, a graph beside a graph: of the"
+    " default choice / of the backend that was fastest in each case (number of cases). Above 1: fastgan is faster."
+)
 _FACTS = ("device", "cpu", "cores", "driver", "torch", "cuda", "cudnn", "triton", "commit", "date", "quick")
 
 
@@ -61,19 +65,58 @@ def table(records: Sequence[Record]) -> list[str]:
     return lines
 
 
+def _setting(key: Key) -> tuple[str, ...]:
+    """What the cases of a row have in common; those of some groups have a batch size each."""
+    batch = "-" if key.group in ("odd shapes", "bce_with_logits") else str(key.batch)
+    return key.group, key.work, key.dtype, batch, str(key.threads)
+
+
 def summary(records: Sequence[Record]) -> list[str]:
     """For each group and setting: torch's better layout against fastgan's better layout, as chosen by default."""
-    found: dict[tuple[Any, ...], list[float]] = {}
-    one_each = {"odd shapes", "bce_with_logits"}  # each of their cases has a batch size of its own
+    found: dict[tuple[str, ...], list[float]] = {}
     for key, ratio in ratios(records).items():
-        batch = "-" if key.group in one_each else key.batch
-        found.setdefault((key.group, key.work, key.dtype, batch, key.threads), []).append(ratio)
+        found.setdefault(_setting(key), []).append(ratio)
     names = ("op", "work", "dtype", "batch", "threads", "cases", "torch / fastgan, geometric mean", "worst", "best")
     lines = _head(names)
     for setting, values in found.items():
         numbers = f"{geometric_mean(values):.2f} | {min(values):.2f} | {max(values):.2f}"
-        lines.append("| " + " | ".join(map(str, setting)) + f" | {len(values)} | {numbers} |")
+        lines.append("| " + " | ".join(setting) + f" | {len(values)} | {numbers} |")
     return lines
+
+
+def baselines(records: Sequence[Record]) -> list[str]:
+    """For each group and setting, beside each form of torch that was measured: two geometric means of its time / ours,
+    of the default choice and of the fastest backend in each case; and how many of all these ratios are below 1."""
+    forms = sorted({name for record in records for name in record["times"] if name.startswith(THEIRS)}, key=_form)
+    backends = {name for record in records for name in record["ops"]}
+    rows: dict[tuple[str, ...], dict[tuple[str, bool], list[float]]] = {}
+    for form in forms:
+        mode = form.partition(", ")[2]
+        for best, ours in ((False, (OURS,)), (True, backends)):
+            names = [f"{name}, {mode}" if mode else name for name in ours]
+            for key, ratio in ratios(records, form, names).items():
+                rows.setdefault(_setting(key), {}).setdefault((form, best), []).append(ratio)
+    lines = _head(("op", "work", "dtype", "batch", "threads", *forms, "default below 1", "fastest below 1"))
+    for setting, found in rows.items():
+        cells = [_means(found.get((form, False), []), found.get((form, True), [])) for form in forms]
+        for best in (False, True):
+            values = [value for (_, kind), some in found.items() if kind == best for value in some]
+            lost = sum(value < 1 for value in values)
+            cells.append(f"{lost} of {len(values)}" + (f", worst {min(values):.2f}" if lost else ""))
+        lines.append("| " + " | ".join([*setting, *cells]) + " |")
+    return lines
+
+
+def _form(name: str) -> tuple[str, ...]:
+    """torch, torch.compile, torch.compile max-autotune; each without and with a CUDA graph."""
+    return name.partition(", ")
+
+
+def _means(default: Sequence[float], fastest: Sequence[float]) -> str:
+    if not fastest:
+        return "-"
+    first = f"{geometric_mean(default):.2f}" if default else "-"
+    return f"{first} / {geometric_mean(fastest):.2f} ({len(fastest)})"
 
 
 def memory(records: Sequence[Record]) -> list[str]:
@@ -97,8 +140,21 @@ def warnings(content: dict[str, Any]) -> list[str]:
     if content["load_before"] > 0.5 * content["machine"]["cores"]:
         found.append(f"Other work ran on this machine (load {content['load_before']:.1f} before): figures are rough.")
     if not content["complete"]:
-        found.append("The run was cut: cases are missing.")
+        missing = content.get("not_reached", {})
+        left = sum(map(len, missing.values()))
+        count = (
+            f"{left} of {left + len(content['cases'])} comparisons were not reached" if left else "cases are missing"
+        )
+        found.append(f"The run was cut: {count}.")
     return found
+
+
+def not_reached(missing: dict[str, list[str]]) -> list[str]:
+    """What a run that was cut did not come to, a line a round, and below it which comparisons."""
+    lines = []
+    for title, names in missing.items():
+        lines += [f"* {title}: {len(names)}", *(f"    * {name}" for name in names)]
+    return lines
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -115,6 +171,8 @@ def markdown(content: dict[str, Any]) -> str:
         ]
     lines += ["Medians with 20 % and 80 % quantiles, interleaved. torch / fastgan above 1: fastgan is faster."]
     lines += ["", "## Default choice, better layout of each side", "", *summary(records)]
+    if any(name.startswith(THEIRS) and name != THEIRS for record in records for name in record["times"]):
+        lines += ["", "## Beside each form of torch", "", _BASELINES, "", *baselines(records)]
     for group in dict.fromkeys(record["group"] for record in records):
         lines += ["", f"## {group}", "", *table([r for r in records if r["group"] == group])]
     peaks = memory(records)
@@ -124,4 +182,6 @@ def markdown(content: dict[str, Any]) -> str:
         reasons |= {f"{record['group']}, {name}: {reason}": None for name, reason in record["not_run"].items()}
     if reasons:
         lines += ["", "## Not timed", "", *(f"* {reason}" for reason in reasons)]
+    if content.get("not_reached"):
+        lines += ["", "## Not reached", "", *not_reached(content["not_reached"])]
     return "\n".join(lines) + "\n"

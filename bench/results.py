@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,14 @@ class Key(NamedTuple):
     @classmethod
     def of(cls, record: Record) -> Key:
         return cls(*(record[name] for name in cls._fields))
+
+
+Place = tuple[Key, str, str]  # and the memory format, and the mode of torch.compile that the record is for, mostly ""
+
+
+def place_of(record: Record) -> Place:
+    """What a file has one record of."""
+    return Key.of(record), record["layout"], record.get("compiler", "")
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -71,10 +79,10 @@ def read(path: Path) -> dict[str, Any]:
 
 def records_of(paths: Iterable[Path]) -> list[Record]:
     """The records of several files; where two measured the same, the later file counts."""
-    merged: dict[tuple[Any, ...], Record] = {}
+    merged: dict[Place, Record] = {}
     for path in paths:
         for record in read(path)["cases"]:
-            merged[(*Key.of(record), record["layout"])] = record
+            merged[place_of(record)] = record
     return list(merged.values())
 
 
@@ -94,10 +102,17 @@ def median(record: Record, contender: str) -> float:
     return record["times"][contender]["median"]
 
 
-def ratios(records: Sequence[Record], against: str = THEIRS) -> dict[Key, float]:
-    """``against``'s time / fastgan's as chosen by default, in the better memory format of each."""
-    theirs, ours = better(records, against), better(records, OURS)
-    return {key: median(theirs[key], against) / median(record, OURS) for key, record in ours.items() if key in theirs}
+def ratios(records: Sequence[Record], against: str = THEIRS, ours: Collection[str] = (OURS,)) -> dict[Key, float]:
+    """``against``'s time / that of the fastest of ``ours``, in the better memory format of each; of records in which
+    ``against`` was measured, since a case may have others."""
+    beside = [record for record in records if against in record["times"]]
+    theirs, fastest = better(beside, against), [(name, better(beside, name)) for name in ours]
+    found = {}
+    for key, record in theirs.items():
+        times = [median(best[key], name) for name, best in fastest if key in best]
+        if times:
+            found[key] = median(record, against) / min(times)
+    return found
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -2,73 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import memory
-from bench.case import BATCH, QUICK_BATCH, Case, Setting, settings
-from bench.cases import CASES
+from bench.case import Case, Setting
 from bench.ceilings import ceilings
-from bench.harness import run_case
+from bench.harness import failed, run_case
 from bench.machine import describe, file_name
-from bench.providers import COMPILED, PROVIDERS, TORCH, Provider
+from bench.plan import Options, Task, tasks
+from bench.providers import COMPILED, TORCH
 from bench.report import comparisons
 from bench.results import FOLDER, FORMAT, Record, write
 
 _SECONDS = {("cpu", True): 0.6, ("cpu", False): 3.0, ("cuda", True): 0.15, ("cuda", False): 1.0}
 
 
-@dataclass(frozen=True)
-class Options:
-    """What ``run`` was asked for, as its ``--help`` explains it."""
-
-    device: torch.device
-    quick: bool = False
-    out: Path | None = None
-    only: str = ""
-    groups: Sequence[str] = ()
-    batches: Sequence[int] = ()
-    threads: Sequence[int] = ()
-    minutes: float = float("inf")
-    graphs: bool = False
-    compiled: bool = False
-    memory: bool = True
-
-    @property
-    def providers(self) -> list[Provider]:
-        return [p for p in PROVIDERS if self.compiled or p is not COMPILED]
-
-    def cases(self) -> list[Case]:
-        chosen = [case for case in CASES if self.only in case.id]
-        return [case for case in chosen if not self.groups or case.group in self.groups]
-
-    def settings(self, case: Case) -> list[Setting]:
-        usual = QUICK_BATCH if self.quick and self.device.type == "cpu" else BATCH
-        return settings(case, self.device, tuple(self.batches) or (usual,))
-
-
-def _thread_counts(options: Options) -> Iterator[int]:
+def _thread_counts(counts: Sequence[int]) -> Iterator[int]:
     """Sets each number of threads in turn, and the first one again at the end."""
     before = torch.get_num_threads()
     try:
-        for count in options.threads or (before,):
+        for count in counts:
             torch.set_num_threads(count)
             yield count
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(case: Case, setting: Setting, options: Options) -> Record:
+def _measure(task: Task, options: Options) -> Record:
+    case, setting = task.case, task.setting
     seconds = _SECONDS[options.device.type, options.quick]
-    record = run_case(case, setting, options.providers, seconds, options.graphs)
-    if not options.compiled:
-        record["not_run"][COMPILED.name] = "only with --compile"
+    try:
+        record = run_case(case, setting, task.providers, seconds, options.graphs)
+    except Exception as error:  # not even torch's: too little memory, a call that failed on the GPU
+        record = failed(case, setting, error)
+    if task.compiler:
+        record["compiler"] = task.compiler
+    for mode, provider in COMPILED.items():
+        if mode not in options.compiled:
+            record["not_run"][provider.name] = "only with --compile" + f" {mode}" * (mode != "default")
     if case.work == "step" and options.device.type == "cpu" and options.memory:
         _peaks(record, case, setting)
     return record
@@ -77,7 +56,7 @@ def _measure(case: Case, setting: Setting, options: Options) -> Record:
 def _peaks(record: Record, case: Case, setting: Setting) -> None:
     record["memory_not_measured"] = {}
     for name in record["times"]:
-        if name == COMPILED.name:
+        if name in (provider.name for provider in COMPILED.values()):
             record["memory_not_measured"][name] = "the compiler's own memory would be counted"
             continue
         try:
@@ -100,36 +79,82 @@ def _tell(record: Record) -> int:
     return len(record["red"])
 
 
-def listing(options: Options) -> str:
-    """What :func:`run` would measure, a line a comparison, and who would take part; needs no GPU."""
-    lines = [
-        f"{case.id}, {str(setting.dtype).removeprefix('torch.')}, {'NHWC' if setting.channels_last else 'NCHW'}, "
-        f"batch {setting.batch}"
-        for case in options.cases()
-        for setting in options.settings(case)
-    ]
-    names = ", ".join(provider.name for provider in (TORCH, *options.providers))
-    return "\n".join([*lines, f"{len(lines)} comparisons of {len(options.cases())} cases: {names}"])
+class TimeIsUpError(BaseException):
+    """Raised into whatever runs; no Exception, which a compiler might catch and go on."""
+
+
+@contextlib.contextmanager
+def _until(deadline: float) -> Iterator[None]:
+    """Raises TimeIsUpError at ``deadline``, by the monotonic clock; at once where it is past. Main thread only."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeIsUpError
+    if left == float("inf"):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeIsUpError
+
+    handler = signal.signal(signal.SIGALRM, stop)
+    timer = signal.setitimer(signal.ITIMER_REAL, left)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def _missing(plan: Sequence[Task], counts: Sequence[int]) -> dict[str, list[str]]:
+    """Names by round, and by the number of threads where there are several."""
+    found: dict[str, list[str]] = {}
+    for count in counts:
+        for task in plan:
+            found.setdefault(_title(task, count, len(counts) > 1), []).append(task.name)
+    return found
+
+
+def _title(task: Task, count: int, several: bool) -> str:
+    return task.round + (f", {count} thread{'s' * (count > 1)}" if several else "")
+
+
+def _loop(options: Options, content: dict[str, Any], out: Path) -> Iterator[Record]:
+    """Measures; the file is written before a record is given: a cut run keeps its part and says what it did not reach.
+
+    Raises:
+        TimeIsUpError: the minutes are over.
+    """
+    deadline, plan = time.monotonic() + 60 * options.minutes, tasks(options)
+    counts = options.threads or (torch.get_num_threads(),)
+    missing = content["not_reached"] = _missing(plan, counts)
+    for count in _thread_counts(counts):
+        content["ceilings"].append(ceilings(options.device, 0.2 if options.quick else 1.0))
+        for task in plan:
+            with _until(deadline):
+                record = _measure(task, options)
+            title = _title(task, count, len(counts) > 1)
+            missing[title].remove(task.name)
+            if not missing[title]:
+                del missing[title]
+            content["cases"].append(record)
+            write(out, content)
+            yield record
 
 
 def run(options: Options) -> int:
     """Measure what was asked for and write the result file. Returns 1 when a result was wrong, else 0."""
     out = options.out or FOLDER / file_name(options.device)
     content: dict[str, Any] = {"format": FORMAT, "machine": describe(options.device), "quick": options.quick}
-    content |= {"complete": False, "load_before": os.getloadavg()[0], "ceilings": [], "cases": []}
-    deadline = time.monotonic() + 60 * options.minutes
+    content |= {"complete": False, "load_before": os.getloadavg()[0], "ceilings": [], "not_reached": {}, "cases": []}
     wrong = 0
-    for _ in _thread_counts(options):
-        content["ceilings"].append(ceilings(options.device, 0.2 if options.quick else 1.0))
-        for case in options.cases():
-            for setting in options.settings(case):
-                if time.monotonic() > deadline:
-                    write(out, content)
-                    print(f"stopped after {options.minutes:g} minutes: {out} is not complete")
-                    return 1 if wrong else 0
-                content["cases"].append(_measure(case, setting, options))
-                write(out, content)  # as it goes: a cut run keeps its part
-                wrong += _tell(content["cases"][-1])
+    try:
+        for record in _loop(options, content, out):
+            wrong += _tell(record)
+    except TimeIsUpError:
+        write(out, content)
+        left = sum(map(len, content["not_reached"].values()))
+        print(f"stopped after {options.minutes:g} minutes: {out} is not complete, {left} comparisons were not reached")
+        return 1 if wrong else 0
     content |= {"complete": True, "load_after": os.getloadavg()[0]}
     write(out, content)
     print(f"{out}: {len(content['cases'])} comparisons, {wrong} wrong results")

@@ -1,9 +1,11 @@
-"""Cases of whole networks: the generator at work, forward + backward of each network, training steps."""
+"""Cases of networks and their blocks: the generator at work, forward + backward of each, training steps."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +63,7 @@ def _network_on(setting: Setting, build: Callable[[], nn.Module]) -> Any:
 def _network_call(
     network: Any, inputs: tuple[Tensor, ...], backwards: Tensor | None, context: Callable[[], Any]
 ) -> Call:
-    parameters = list(network.parameters())
+    wanted = [*network.parameters(), *(tensor for tensor in inputs if tensor.requires_grad)]
 
     def forward() -> Results:
         with torch.no_grad(), context():
@@ -70,7 +72,7 @@ def _network_call(
     def both() -> Results:
         with context():
             output = network(*inputs)
-        grads = torch.autograd.grad(output, parameters, backwards)
+        grads = torch.autograd.grad(output, wanted, backwards)
         return {"output": output.detach(), **{f"grad {i}": grad for i, grad in enumerate(grads)}}
 
     return forward if backwards is None else both
@@ -79,13 +81,24 @@ def _network_call(
 def _network_work(
     setting: Setting, model: Model, is_generator: bool, training: bool, made: Callable[[Any], Any] = copy.deepcopy
 ) -> Work:
-    """``made``: what fastgan runs, made of the network."""
     torch.manual_seed(0)
     network = _network_on(setting, model.generator if is_generator else model.discriminator)
     real, z, condition = model.draw(setting)
-    inputs = (z if is_generator else real, *condition)
-    with torch.no_grad():
-        sent = torch.randn_like(network(*inputs)) if training else None  # in eval too: it moves the running statistics
+    return _work_of(setting, network, (z if is_generator else real, *condition), training, training, made)
+
+
+def _work_of(
+    setting: Setting,
+    network: Any,
+    inputs: tuple[Tensor, ...],
+    training: bool,
+    backward: bool,
+    made: Callable[[Any], Any] = copy.deepcopy,
+) -> Work:
+    """``made``: what fastgan runs, made of the network."""
+    with torch.no_grad(), _autocast(setting):
+        output = network(*inputs)  # in eval too: it moves the running statistics
+    sent = torch.randn_like(output) if backward else None
     network.train(training)
 
     def run_torch(wrap: Wrap) -> Call:
@@ -138,8 +151,30 @@ def networks(model: Model) -> list[Case]:
     return [case("G", True), case("D", False)]
 
 
+def block(name: str, image: tuple[int, int, int], channels: int) -> list[Case]:
+    """What the networks are made of, in training: G's transposed convolution, batch norm and ReLU, or D's convolution,
+    batch norm and LeakyReLU; gradients to the parameters and to the input. ``image``: C, H, W of the input."""
+    up = name.split()[1] == "G"
+
+    def setup(setting: Setting, backward: bool) -> Work:
+        torch.manual_seed(0)
+        convolution = (fastgan.nn.ConvTranspose2d if up else fastgan.nn.Conv2d)(image[0], channels, 4, 2, 1, bias=False)
+        norm = fastgan.nn.BatchNormAct2d(channels, activation="relu" if up else "leaky_relu", negative_slope=0.2)
+        network = _network_on(setting, lambda: nn.Sequential(fastgan.nn.FusedSequential(convolution, norm)))
+        input = setting.place(torch.randn(setting.batch, *image)).requires_grad_(backward)
+        # as bench.ops counts; torch's counter refuses modules whose input is a leaf with a gradient
+        pixels = setting.batch * image[1] * image[2] // (1 if up else 4)
+        flops = 2.0 * convolution.weight.numel() * pixels * (3 if backward else 1)
+        return dataclasses.replace(_work_of(setting, network, (input,), True, backward), flops=lambda: flops)
+
+    works = {"forward": False, "forward+backward": True}
+    return [Case("block", name, work, functools.partial(setup, backward=backward)) for work, backward in works.items()]
+
+
 def _players(pair: list[Any], wrap: Wrap = keep, fused: bool = True) -> Players:
-    optimizers = [torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=fused) for n in pair]
+    # capturable: or a CUDA graph could not hold the step
+    options = {"fused": fused, "capturable": fused and next(pair[0].parameters()).is_cuda}
+    optimizers = [torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999), **options) for n in pair]
     return Players(*(wrap(network) for network in pair), *optimizers)
 
 

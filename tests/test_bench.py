@@ -23,6 +23,7 @@ from bench.harness import run_and_check, run_case
 from bench.machine import ROOT
 from bench.networks import plain
 from bench.odd import odd_shapes
+from bench.plan import Options
 from bench.providers import COMPILED, PROVIDERS, Provider, provider
 from bench.timing import measure
 from fastgan import dispatch, models, nn
@@ -77,6 +78,10 @@ def test_work_is_counted_as_libraries_do() -> None:
     assert both.flops() == 3 * layer.flops()
     image, weight, output = 2 * 512 * 4, 512 * 256 * 16, 2 * 256 * 16
     assert layer.traffic == 4 * (image + weight + output)
+    block = case_of("DCGAN G 512→256").setup(Setting(CPU, torch.float32, False, batch=2))
+    assert block.flops() == both.flops()
+    block = case_of("DCGAN D 64→128").setup(Setting(CPU, torch.float32, False, batch=2))
+    assert block.flops() == 3 * 2 * 2 * (8 * 8) * 64 * 128 * 16
     step = case_of("DCGAN", "step").setup(Setting(CPU, torch.float32, False, batch=2))
     assert step.flops() > 1e9 and step.traffic == 0
 
@@ -111,7 +116,7 @@ def test_a_wrong_result_gets_no_figure(monkeypatch: pytest.MonkeyPatch, device: 
 
     monkeypatch.setitem(row, "reference", dataclasses.replace(row["reference"], run=spoiled))
     setting = Setting(device, torch.float32, False, batch=4)
-    record = run_case(case_of("DCGAN D 128"), setting, own("reference"), 0.0)
+    record = run_case(case_of("DCGAN D 128 at"), setting, own("reference"), 0.0)
     assert list(record["times"]) == ["torch"]
     assert record["red"]["reference"].startswith("grad of input: error")
 
@@ -153,7 +158,7 @@ def test_the_interpreter_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_peers_that_are_not_there_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "inplace_abn", None)
     peers = [p for p in PROVIDERS if p.name in ("inplace-abn", "flag-gems")]
-    norm = run_case(case_of("DCGAN D 128", "forward"), Setting(CPU, torch.float32, False, batch=2), peers, 0.0)
+    norm = run_case(case_of("DCGAN D 128 at", "forward"), Setting(CPU, torch.float32, False, batch=2), peers, 0.0)
     assert norm["not_run"] == {
         "inplace-abn": "inplace-abn is not installed",
         "flag-gems": "flag-gems runs on a GPU only",
@@ -171,13 +176,13 @@ def test_a_peer_that_is_there_is_checked_and_timed(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(sys.modules, "inplace_abn", types.SimpleNamespace(inplace_abn=inplace_abn))
     setting = Setting(CPU, torch.float32, False, batch=2)
-    record = run_case(case_of("DCGAN D 128"), setting, own("inplace-abn"), 0.0)
+    record = run_case(case_of("DCGAN D 128 at"), setting, own("inplace-abn"), 0.0)
     assert set(record["times"]) == {"torch", "inplace-abn"} and not record["red"]
-    refused = run_case(case_of("DCGAN G 128"), setting, own("inplace-abn"), 0.0)
+    refused = run_case(case_of("DCGAN G 128 at"), setting, own("inplace-abn"), 0.0)
     assert refused["not_run"]["inplace-abn"].startswith("inplace-abn has no relu")
 
 
-@pytest.mark.parametrize("text, work", [("DCGAN D 128", "forward+backward"), ("DCGAN", "step")])
+@pytest.mark.parametrize("text, work", [("DCGAN D 128 at", "forward+backward"), ("DCGAN", "step")])
 def test_the_compiler_is_given_torchs_own_code(text: str, work: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped: list[Any] = []
 
@@ -188,7 +193,7 @@ def test_the_compiler_is_given_torchs_own_code(text: str, work: str, monkeypatch
 
     monkeypatch.setattr(torch, "compile", compile)
     setting = Setting(CPU, torch.float32, False, batch=2)
-    record = run_case(case_of(text, work), setting, [COMPILED], 0.0)
+    record = run_case(case_of(text, work), setting, [COMPILED["default"]], 0.0)
     assert set(record["times"]) == {"torch", "torch.compile"}
     assert len(wrapped) == (2 if work == "step" else 1)
     modules = [m for function in wrapped if isinstance(function, torch.nn.Module) for m in function.modules()]
@@ -196,10 +201,11 @@ def test_the_compiler_is_given_torchs_own_code(text: str, work: str, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_compiler_really_compiles() -> None:
+@pytest.mark.parametrize("compiled", COMPILED.values(), ids=COMPILED)
+def test_the_compiler_really_compiles(compiled: Provider) -> None:
     setting = Setting(CPU, torch.float32, False, batch=2)
-    record = run_case(case_of("DCGAN D 128", "forward"), setting, [COMPILED], 0.0)
-    assert set(record["times"]) == {"torch", "torch.compile"}, record["not_run"]
+    record = run_case(case_of("DCGAN D 128 at", "forward"), setting, [compiled], 0.0)
+    assert set(record["times"]) == {"torch", compiled.name}, record["not_run"]
 
 
 def test_timing_is_interleaved_and_summed_up() -> None:
@@ -257,18 +263,18 @@ def test_a_wrong_result_is_the_exit_code(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_groups_and_batches_are_chosen() -> None:
-    options = run.Options(CPU, groups=["inference", "batch_norm_act"], batches=[1, 16])
+    options = Options(CPU, groups=["inference", "batch_norm_act"], batches=[1, 16])
     assert {case.group for case in options.cases()} == {"inference", "batch_norm_act"}
     sizes = {case.group: {s.batch for s in options.settings(case)} for case in options.cases()}
     assert sizes == {"inference": {1, 64}, "batch_norm_act": {1, 16}}
-    usual = case_of("DCGAN D 128")
-    assert {s.batch for s in run.Options(CPU).settings(usual)} == {128}
-    assert {s.batch for s in run.Options(CPU, quick=True).settings(usual)} == {32}
+    usual = case_of("DCGAN D 128 at")
+    assert {s.batch for s in Options(CPU).settings(usual)} == {128}
+    assert {s.batch for s in Options(CPU, quick=True).settings(usual)} == {32}
     assert GROUPS[0] == "training step" and GROUPS[-1] == "odd shapes"
 
 
 def test_both_memory_formats_and_a_gpu_gets_two_dtypes() -> None:
-    layer = case_of("DCGAN D 128")
+    layer = case_of("DCGAN D 128 at")
     assert [s.channels_last for s in settings(layer, CPU, (32,))] == [False, True]
     assert {s.dtype for s in settings(layer, torch.device("cuda"), (32,))} == {torch.float32, torch.bfloat16}
     assert {s.dtype for s in settings(odd_shapes(1)[0], torch.device("cuda"), (32,))} == {torch.float32}

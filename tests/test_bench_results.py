@@ -52,6 +52,37 @@ def test_losses_and_wrong_results_are_printed_as_plainly_as_wins() -> None:
     assert "Ceilings on 1 thread: 50 GFLOP/s (float32 GEMM), 10 GB/s (copy)." in text
 
 
+def test_each_form_of_torch_has_a_column_with_wins_losses_and_counts() -> None:
+    def times(**seconds: float) -> dict[str, Any]:
+        return {name.replace("_", " "): time(value) for name, value in seconds.items()}
+
+    backends = {"auto": {}, "triton": {}}
+    graph = {"torch, CUDA graph": time(0.4), "auto, CUDA graph": time(0.5), "triton, CUDA graph": time(0.2)}
+    first = record(0.5, ops=backends, times=times(torch=1.0, auto=0.5, triton=2.0) | graph)
+    second = record(0.5, case="B", ops=backends, times=times(torch=1.0, auto=2.0, triton=0.5))
+    compiled = {"torch": time(1.0), "auto": time(0.5), "torch.compile": time(0.25)}
+    beside = record(0.5, compiler="default", ops=backends, times=compiled)
+    text = markdown(content(first, second, beside))
+    assert "| torch | torch, CUDA graph | torch.compile | default below 1 | fastest below 1 |" in text
+    row = "| 1.00 / 2.00 (2) | 0.80 / 2.00 (1) | 0.50 / 0.50 (1) | 3 of 4, worst 0.50 | 1 of 4, worst 0.50 |"
+    assert f"| conv2d | forward | float32 | 128 | 1 {row}" in text
+    assert "Beside each form" not in markdown(content(record(0.5)))
+
+
+def test_a_mode_of_the_compiler_has_a_record_of_its_own(tmp_path: Path) -> None:
+    """In which ours is compared with it, and which does not take the place of the other."""
+    usual = record(0.3, times={"torch": time(1.0), "auto": time(0.3)})
+    times = {"torch": time(1.0), "auto": time(0.4), "torch.compile": time(0.8)}
+    beside = record(0.5, compiler="default", times=times)
+    found = results.records_of([stored(tmp_path, usual, beside)])
+    assert [each.get("compiler", "") for each in found] == ["", "default"]
+    assert list(results.ratios(found, "torch.compile").values()) == [pytest.approx(2.0)]
+    slower = beside | {"times": times | {"auto": time(4.0)}}
+    regressed = compare.compare(content(usual, beside), content(usual, slower))
+    assert len(regressed.slower) == 1 and "auto beside torch.compile default: 10.00 times" in regressed.slower[0]
+    assert regressed.count == 2
+
+
 def test_microseconds_where_they_suit() -> None:
     assert duration(time(2e-5)) == "20 (18–22) µs"
     assert duration(time(2e-3)) == "2 (1.8–2.2) ms"

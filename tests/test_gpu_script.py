@@ -40,7 +40,10 @@ case "$*" in
     *"pip install"*|*"setup.py"*) step=build ;;
     *"-m pytest"*) step=tests ;;
     *"cli verify"*|*"fastgan.verify.run"*) step=verify ;;
-    *"bench run"*"--list"*) step=listing ;;
+    *"bench run"*"--list"*)
+        step=listing
+        printf '%s\\n' "a comparison" "round 1: batch 128: 2 block; until minute 0.1" "rounds: 3 minutes" "by $*"
+        ;;
     *"bench run"*)
         step=benchmark
         echo "limit $LIMIT"
@@ -49,7 +52,8 @@ case "$*" in
     *"bench report"*)
         step=report
         printf '%s\\n' "head" "**The run was cut.**"
-        printf '%s\\n' "## Default choice, better layout" "| op | 1.23 |" "" "## conv2d" "| every case |"
+        printf '%s\\n' "## Default choice" "| in bench.txt |" "" "## Beside each form of torch" "" "| op | 1.23 |" ""
+        printf '%s\\n' "## conv2d" "| every case |" "" "## Not reached" "" "* batch 1024: 1" "    * its name"
         if [[ "$*" == *--plots* ]]; then touch "$RESULTS/ratios-1-threads.png" "$RESULTS/roofline-1-threads.png"; fi
         ;;
     *repeat_gpu*) step=repeatability ;;
@@ -140,8 +144,15 @@ def test_the_summary_has_the_machine_the_table_and_the_outcome_on_one_page(tmp_p
     assert lines[0] == "machine: NVIDIA Made-Up 1, 999.1, 12 MiB"
     assert "get_device_capability" in lines[1]  # what the stand-in was asked for
     assert lines[2].startswith("commit: ")
-    assert "**The run was cut.**" in lines and "| op | 1.23 |" in lines and "| every case |" not in lines
-    assert lines[-1] == "all steps passed"
+    assert lines[lines.index("**The run was cut.**") :] == [
+        "**The run was cut.**",
+        "## Beside each form of torch",
+        "| op | 1.23 |",
+        "## Not reached",
+        "* batch 1024: 1",
+        "",
+        "all steps passed",
+    ]
     assert len(lines) <= 60
 
 
@@ -269,6 +280,7 @@ def test_the_dry_run_prints_the_plan_and_does_what_needs_no_gpu(tmp_path: Path) 
     ]
     assert "for TORCH_CUDA_ARCH_LIST=9.0" in done.stdout
     assert "--collect-only" in done.stdout and "--list" in done.stdout
+    assert "    round 1: batch 128: 2 block; until minute 0.1\n    rounds: 3 minutes\n" in done.stdout
     assert not results.exists()
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from bench.kinks import Sides
 
 BATCH, QUICK_BATCH = 128, 32
+#: Groups whose cases have a batch size each, their number of logits.
+LOSSES = ("bce_with_logits", "discriminator_loss")
 Results = dict[str, Tensor]
 Call = Callable[[], Results]
 Wrap = Callable[[Any], Any]  # around a function or a network, such as torch.compile

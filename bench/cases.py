@@ -8,7 +8,7 @@ from typing import Any
 from bench import ops
 from bench.case import Case
 from bench.odd import odd_shapes
-from bench.ops import conv, loss, norm
+from bench.ops import conv, discriminator, loss, norm
 from bench.whole import MODELS, block, inference, networks, step
 
 _K4: dict[str, Any] = {"stride": 2, "padding": 1}
@@ -57,6 +57,7 @@ CASES: list[Case] = [
     *norm("cGAN G 64 at 28x28", (64, 28, 28), "relu"),
     *norm("cGAN D 128 at 7x7", (128, 7, 7), "leaky_relu"),
     *(case for logits in (128, 4096, 65536, 1 << 20, 1 << 24) for case in loss(logits)),
+    *(case for logits in (128, 65536, 1 << 20) for case in discriminator(logits)),
     *(inference(model, folded) for folded in (False, True) for model in MODELS),
     *(case for model in MODELS for case in networks(model)),
     *_tiny(norm("BN + ReLU, 8 channels at 2x2", (8, 2, 2), "relu", _ALL_WORKS)),

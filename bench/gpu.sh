@@ -88,7 +88,7 @@ measure() {
     minutes=$("$PYTHON" -c 'import sys; print(f"{(int(sys.argv[1]) - 20) / 60:.2f}")' "$LIMIT") || return
     "$PYTHON" -m bench run --device cuda --quick --graphs --compile default max-autotune --batch 128 1024 \
         --minutes "$minutes" --out "$RESULTS/bench.json" \
-        --group "training step" block conv_transpose2d conv2d batch_norm_act bce_with_logits "$@"
+        --group "training step" block conv_transpose2d conv2d batch_norm_act bce_with_logits discriminator_loss "$@"
 }
 
 report() {

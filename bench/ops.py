@@ -181,5 +181,35 @@ def loss(logits: int, works: tuple[str, ...] = USUAL) -> list[Case]:
     return [dataclasses.replace(case, images=False, batches=(logits,)) for case in cases]
 
 
+def discriminator(logits: int) -> list[Case]:
+    """A discriminator's loss: the mean of as many real logits against 1 and that of fake ones against 0."""
+    wanted = ("real_logits", "fake_logits")
+
+    def setup(setting: Setting, work: str) -> Work:
+        torch.manual_seed(0)
+        tensors = {name: setting.place(3 * torch.randn(logits)) for name in wanted}
+        targets = [
+            {setting.dtype: torch.full_like(tensors["real_logits"], value)} for value in (1.0, 0.0)
+        ]  # favours torch
+
+        def run_torch(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+            pairs = zip((real_logits, fake_logits), targets, (1.0, 0.0), strict=True)
+            first, second = (
+                F.binary_cross_entropy_with_logits(x, made[x.dtype] if x.dtype in made else torch.full_like(x, value))
+                for x, made, value in pairs
+            )
+            return first + second
+
+        def flops(output: Tensor, backward: bool) -> float:
+            return 2 * logits * (12.0 if backward else 7.0)  # as those of the loss
+
+        known = {"op": "discriminator_loss"}
+        run_fastgan = functional.discriminator_loss
+        return _work(tensors, wanted, run_torch, run_fastgan, work, torch.ones_like, flops, known)
+
+    cases = _cases("discriminator_loss", f"{logits} of each", USUAL, setup)
+    return [dataclasses.replace(case, images=False, batches=(logits,)) for case in cases]
+
+
 def _cases(group: str, name: str, works: tuple[str, ...], setup: Callable[[Setting, str], Work]) -> list[Case]:
     return [Case(group, name, work, functools.partial(setup, work=work)) for work in works]

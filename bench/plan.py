@@ -23,6 +23,7 @@ FIRST = (
     "batch_norm_act: DCGAN G 64 at 16x16, forward+backward",
     "batch_norm_act: DCGAN D 128 at 8x8, forward+backward",
     "bce_with_logits: 1048576 logits, forward+backward",
+    "discriminator_loss: 128 of each, forward+backward",
 )
 # Seconds that a comparison may take on a GPU by its compiler, a training step three times that. Assumed, not measured,
 # and for the plan that is printed alone.

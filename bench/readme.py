@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.case import BATCH
+from bench.case import BATCH, LOSSES
 from bench.machine import ROOT
 from bench.report import warnings
 from bench.results import Key, geometric_mean, ratios, read
@@ -23,7 +23,7 @@ def _row(key: Key) -> str | None:
         return f"odd shapes, {key.work}"
     if key.group == "training step":
         return f"{key.case} training step, batch {key.batch}"
-    if key.group == "bce_with_logits":
+    if key.group in LOSSES:
         return f"{key.group}, {key.case}, {key.work}"
     if key.group == "network":
         return f"{key.case} alone, {key.work}, batch {key.batch}"
@@ -35,7 +35,7 @@ def _row(key: Key) -> str | None:
 def _section(content: dict[str, Any]) -> list[str]:
     """One machine: torch's time / fastgan's as geometric mean (worst – best), a column for each number of threads."""
     found = ratios(content["cases"])
-    fixed = ("odd shapes", "bce_with_logits", "inference")
+    fixed = ("odd shapes", *LOSSES, "inference")
     if any(key.batch == BATCH and key.group not in fixed for key in found):
         found = {key: ratio for key, ratio in found.items() if key.group in fixed or key.batch == BATCH}
     threads = sorted({key.threads for key in found})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bench.case import LOSSES
 from bench.results import OURS, THEIRS, Key, Record, geometric_mean, ratios
 
 _HEAD = ("case", "work", "dtype", "batch", "layout", "threads", "fastgan by", "torch", "fastgan", "torch / fastgan", "")
@@ -67,7 +68,7 @@ def table(records: Sequence[Record]) -> list[str]:
 
 def _setting(key: Key) -> tuple[str, ...]:
     """What the cases of a row have in common; those of some groups have a batch size each."""
-    batch = "-" if key.group in ("odd shapes", "bce_with_logits") else str(key.batch)
+    batch = "-" if key.group in ("odd shapes", *LOSSES) else str(key.batch)
     return key.group, key.work, key.dtype, batch, str(key.threads)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from bench import harness, results, run
 from bench.__main__ import main
-from bench.case import Case, Results, Setting
+from bench.case import LOSSES, Case, Results, Setting
 from bench.cases import CASES
 from bench.plan import FIRST, Options, Task, tasks
 from bench.providers import COMPILED, provider
@@ -23,7 +23,8 @@ from bench.timing import Time
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BOTH = ("default", "max-autotune")
-GROUPS = ("training step", "block", "conv_transpose2d", "conv2d", "batch_norm_act", "bce_with_logits")
+OPS = ("conv_transpose2d", "conv2d", "batch_norm_act", "bce_with_logits", "discriminator_loss")
+GROUPS = ("training step", "block", *OPS)
 GPU = Options(CUDA, groups=GROUPS, batches=(128, 1024), minutes=1.0, graphs=True, compiled=BOTH)
 LOSS = next(case for case in CASES if case.name == "128 logits" and case.work == "forward+backward")
 
@@ -138,7 +139,7 @@ def test_a_limited_plan_has_every_case_once_by_each_mode() -> None:
         mine = [(task.case.id, task.setting) for task in found if task.compiler == mode]
         wanted = [(case.id, setting) for case in GPU.cases() for setting in GPU.settings(case)]
         if mode:
-            wanted = [(name, setting) for name, setting in wanted if setting.channels_last or "bce" in name]
+            wanted = [(name, setting) for name, setting in wanted if setting.channels_last or name.startswith(LOSSES)]
         assert len(mine) == len(set(mine)) and set(mine) == set(wanted)
     compiled = {(task.compiler, p.name) for task in found for p in task.providers if p in COMPILED.values()}
     assert compiled == {("default", "torch.compile"), ("max-autotune", "torch.compile max-autotune")}

@@ -10,7 +10,6 @@ from fastgan.ops.bce_with_logits import autograd as _bce
 from fastgan.ops.bce_with_logits import checks as _bce_checks
 from fastgan.ops.bce_with_logits import discriminator_autograd as _discriminator
 from fastgan.ops.bce_with_logits import small as _bce_small
-from fastgan.ops.bce_with_logits.reference import MEAN
 from fastgan.ops.common.dtypes import autocast_wide, round_to
 from fastgan.ops.common.overrides import overridable
 
@@ -104,13 +103,12 @@ def discriminator_loss(
         >>> round(discriminator_loss(torch.zeros(4), torch.zeros(4)).item(), 4)
         1.3863
     """
+    by_torch = _bce_small.discriminator_by_torch(real_logits, fake_logits, label_smoothing)
+    if by_torch is not None:
+        return by_torch
     _bce_checks.check_discriminator(real_logits, fake_logits, label_smoothing)
     real_target = 1.0 - float(label_smoothing)
     real_target = float.fromhex(real_target.hex())  # the same number, but never a compiler's symbol of one
-    real = _bce_small.by_torch(real_logits, real_target, None, None, MEAN)
-    fake = None if real is None else _bce_small.by_torch(fake_logits, 0.0, None, None, MEAN)
-    if real is not None and fake is not None:
-        return real + fake
     if for_onnx():
         real = binary_cross_entropy_with_logits(real_logits, real_target)
         return real + binary_cross_entropy_with_logits(fake_logits, 0.0)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastgan import dispatch
+from fastgan.ops.bce_with_logits.reference import MEAN
 
 #: Logits below which torch's loss is the faster one, forward and backward (measured: README.md beside this file).
 SMALL = 1 << 15
@@ -28,3 +29,12 @@ def by_torch(input: Any, target: Any, weight: Any, pos_weight: Any, reduction: i
     if target.shape != input.shape:
         return None
     return torch.binary_cross_entropy_with_logits(input, target, None, None, reduction)
+
+
+def discriminator_by_torch(real: Any, fake: Any, label_smoothing: Any) -> torch.Tensor | None:
+    """As :func:`by_torch`, the sum of the discriminator's two losses."""
+    if type(label_smoothing) is not float or not 0.0 <= label_smoothing <= 1.0:
+        return None
+    first = by_torch(real, 1.0 - label_smoothing, None, None, MEAN)
+    second = None if first is None else by_torch(fake, 0.0, None, None, MEAN)
+    return None if first is None or second is None else first + second

@@ -140,20 +140,6 @@ class Step {
   std::optional<Tensor> scratch_;
 };
 
-template <typename F>
-void with_dtype(const Tensor& input, const F& f) {
-  switch (type_of(input)) {
-    case Type::float64:
-      return f(static_cast<double*>(nullptr));
-    case Type::float32:
-      return f(static_cast<float*>(nullptr));
-    case Type::float16:
-      return f(static_cast<__half*>(nullptr));
-    case Type::bfloat16:
-      return f(static_cast<__nv_bfloat16*>(nullptr));
-  }
-}
-
 void fill(const Tensor& vector, double value) {
   Tensor same = vector;
   torch::stable::fill_(same, value);
@@ -168,7 +154,7 @@ void train(
     return fill(affine.rstd, 1 / std::sqrt(eps));
   }
   Step step(input, nullptr, &output, affine, act);
-  with_dtype(input, [&](auto* type) {
+  with_device_dtype(input, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const Statistics statistics{vector_of(running.mean), vector_of(running.var), running.momentum, eps, false};
     void* const scratch = step.plan().cluster == 0 ? step.scratch() : nullptr;
@@ -181,7 +167,7 @@ void evaluate(const Tensor& input, const Affine& affine, Act act, const Tensor& 
     return;
   }
   Step step(input, nullptr, &output, affine, act);
-  with_dtype(input, [&](auto* type) {
+  with_device_dtype(input, [&](auto* type) {
     run_evaluate(step.launcher(), step.plan(), step.operands<std::remove_pointer_t<decltype(type)>>());
   });
 }
@@ -200,7 +186,7 @@ void backward(
     return fill(grad_bias, 0);
   }
   Step step(input, &grad_output, &grad_input, affine, act);
-  with_dtype(input, [&](auto* type) {
+  with_device_dtype(input, [&](auto* type) {
     auto operands = step.operands<std::remove_pointer_t<decltype(type)>>();
     operands.training = training;
     void* const scratch = step.plan().cluster == 0 || !training ? step.scratch() : nullptr;
@@ -216,7 +202,7 @@ void stats(const Tensor& input, const Tensor& mean, const Tensor& var) {
   const std::optional<Tensor> nothing;
   const Affine affine{nothing, nothing, mean, var};
   Step step(input, nullptr, nullptr, affine, {Activation::none, 1});
-  with_dtype(input, [&](auto* type) {
+  with_device_dtype(input, [&](auto* type) {
     const Statistics statistics{{}, {}, 0, 0, true};
     run_stats(
         step.launcher(), step.plan(), step.operands<std::remove_pointer_t<decltype(type)>>(), statistics, step.scratch());
@@ -235,7 +221,7 @@ void backward_reduce(
     return fill(grad_bias, 0);
   }
   Step step(input, &grad_output, nullptr, affine, act);
-  with_dtype(input, [&](auto* type) {
+  with_device_dtype(input, [&](auto* type) {
     auto operands = step.operands<std::remove_pointer_t<decltype(type)>>();
     const Gradients gradients{vector_of(grad_weight), vector_of(grad_bias), {}, {}};
     run_backward(step.launcher(), step.plan(), operands, gradients, step.scratch());
@@ -254,7 +240,7 @@ void backward_apply(
     return;
   }
   Step step(input, &grad_output, &grad_input, affine, act);
-  with_dtype(input, [&](auto* type) {
+  with_device_dtype(input, [&](auto* type) {
     auto operands = step.operands<std::remove_pointer_t<decltype(type)>>();
     operands.per_centred = vector_of(per_centred);
     operands.per_element = vector_of(per_element);

@@ -9,7 +9,6 @@
 #include "bce_with_logits/kernel.cuh"
 #include "bce_with_logits/launch.h"
 #include "common/cuda_launch.h"
-#include "common/dtype.h"
 
 namespace fastgan {
 namespace {
@@ -112,12 +111,6 @@ void run_backward(const DiscriminatorLossBackward& problem) {
       static_cast<T*>(problem.real_output.mutable_data_ptr()), static_cast<T*>(problem.fake_output.mutable_data_ptr()),
       real_count, fake_count);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-}
-
-// f(a null pointer to the dtype's type, as device code has it)
-template <typename F>
-void with_device_dtype(const Tensor& tensor, const F& f) {
-  with_dtype<__half, __nv_bfloat16>(tensor, f);
 }
 
 }  // namespace

@@ -80,8 +80,8 @@ def discriminator_loss(
 
     Goodfellow et al., "Generative Adversarial Nets" (arXiv:1406.2661), equation 1. It is
     ``binary_cross_entropy_with_logits(real_logits, 1 - label_smoothing) + binary_cross_entropy_with_logits(fake_logits,
-    0.0)``, forward and backward in one pass (and on a GPU in one launch) each. At the equilibrium D = 1/2 everywhere it
-    is 2 log 2 = 1.386.
+    0.0)``, forward and backward in one pass each: one launch of the native CUDA kernels. At the equilibrium D = 1/2
+    everywhere it is 2 log 2 = 1.386.
 
     Args:
         real_logits, fake_logits: logits of real images and of G's, any shapes, which may differ; each is averaged.

@@ -23,6 +23,8 @@ NATIVE = {
     "halves that only four divide": lambda: torch.empty(4, 16, 2, 2, device="cuda", dtype=torch.float16),
     "NHWC, 7x7": lambda: torch.empty(4, 16, 7, 7, device="cuda").contiguous(memory_format=torch.channels_last),
     "channels alone": lambda: torch.empty(64, 16, device="cuda"),
+    "planes of one pixel, which are channels alone": lambda: torch.empty(64, 16, 1, 1, device="cuda"),
+    "one channel, which is one plane of all images": lambda: torch.empty(8, 1, 7, 7, device="cuda"),
 }
 CASES = [
     *((name, make, "triton") for name, make in TRITON.items()),

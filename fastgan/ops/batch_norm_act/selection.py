@@ -29,9 +29,10 @@ def _has_gaps(input: torch.Tensor) -> bool:
 
 
 def _loads_narrowly(input: torch.Tensor) -> bool:
-    """Whether no vector divides a row: a plane of NCHW, or the channels where they are last (csrc: gpu_plan.h)."""
-    last = not input.is_contiguous() or input.dim() == 2
-    row = input.shape[1] if last else math.prod(input.shape[2:])
+    """Whether no vector divides a row, as csrc's gpu_plan.h sees it: a plane of NCHW, the channels where they are last
+    or planes have one pixel, or, of one channel, everything."""
+    channels, plane = input.shape[1], math.prod(input.shape[2:])
+    row = input.numel() if channels == 1 else plane if input.is_contiguous() and plane > 1 else channels
     return row % (16 // input.element_size()) != 0 and (input.element_size() != 2 or row % 4 != 0)
 
 

@@ -38,9 +38,7 @@ def check(
 ) -> None:
     """Raise before anything is launched; see :func:`fastgan.functional.binary_cross_entropy_with_logits`."""
     name = "binary_cross_entropy_with_logits"
-    if not isinstance(input, torch.Tensor):
-        raise TypeError(f"{name}(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}")
-    check_floating("input", input)
+    _check_logits(name, "input", 1, input)
     if isinstance(target, torch.Tensor):
         check_floating("target", target)
         if target.size() != input.size():
@@ -57,11 +55,7 @@ def check(
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name}(): argument '{label}' must be Tensor, not {type(tensor).__name__}")
         check_floating(label, tensor)
-        if tensor.device != input.device:
-            raise RuntimeError(
-                f"Expected all tensors to be on the same device, but input is on {input.device} and "
-                f"{label} on {tensor.device}"
-            )
+        _check_device("input", input, label, tensor)
         if label != "target":
             _check_broadcast(name, label, tensor, input)
 
@@ -69,22 +63,29 @@ def check(
 def check_discriminator(real: torch.Tensor, fake: torch.Tensor, label_smoothing: float) -> None:
     """Raise before anything is launched; see :func:`fastgan.functional.discriminator_loss`."""
     name = "discriminator_loss"
-    logits = (("real_logits", real), ("fake_logits", fake))
-    for position, (label, tensor) in enumerate(logits, start=1):
-        if not isinstance(tensor, torch.Tensor):
-            kind = type(tensor).__name__
-            raise TypeError(f"{name}(): argument '{label}' (position {position}) must be Tensor, not {kind}")
-        check_floating(label, tensor)
-    if real.device != fake.device:
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but real_logits is on {real.device} and "
-            f"fake_logits on {fake.device}"
-        )
+    _check_logits(name, "real_logits", 1, real)
+    _check_logits(name, "fake_logits", 2, fake)
+    _check_device("real_logits", real, "fake_logits", fake)
     if not isinstance(label_smoothing, numbers.Real) or isinstance(label_smoothing, bool):
         kind = type(label_smoothing).__name__
         raise TypeError(f"{name}(): argument 'label_smoothing' must be a number, not {kind}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+
+
+def _check_logits(function: str, label: str, position: int, logits: torch.Tensor) -> None:
+    if not isinstance(logits, torch.Tensor):
+        kind = type(logits).__name__
+        raise TypeError(f"{function}(): argument '{label}' (position {position}) must be Tensor, not {kind}")
+    check_floating(label, logits)
+
+
+def _check_device(first_label: str, first: torch.Tensor, label: str, tensor: torch.Tensor) -> None:
+    if tensor.device != first.device:
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but {first_label} is on {first.device} and "
+            f"{label} on {tensor.device}"
+        )
 
 
 def _check_broadcast(function: str, label: str, tensor: torch.Tensor, input: torch.Tensor) -> None:
